@@ -1,0 +1,1 @@
+//! A target file behind its descriptor.

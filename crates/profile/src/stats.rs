@@ -1,0 +1,106 @@
+//! The plain numbers that rooms publish about themselves; the exporter turns them into instruments.
+//!
+//! Counters only grow while the agent runs. Every struct is read as a whole, in one call, by one scrape.
+
+use crate::ledger::{KernelCounts, LedgerSnapshot};
+
+/// Of one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTicks {
+    /// The CPU's number.
+    pub cpu: u32,
+    /// What the program counted on it.
+    pub kernel: KernelCounts,
+    /// Ticks that the time since its event was enabled should have brought (all times that the CPU was online).
+    pub expected: u64,
+}
+
+impl CpuTicks {
+    /// Ticks that the kernel never delivered.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.expected.saturating_sub(self.kernel.idle + self.kernel.filtered + self.kernel.taken)
+    }
+}
+
+/// Of the sampler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SamplerStats {
+    /// One row for each CPU that was ever attached.
+    pub cpus: Vec<CpuTicks>,
+    /// CPUs with an attached event now.
+    pub cpus_attached: u64,
+    /// CPUs online now.
+    pub cpus_online: u64,
+    /// Nanoseconds inside the eBPF program, all ticks.
+    pub bpf_run_ns: u64,
+    /// Bytes handed to the ring buffer.
+    pub ring_bytes: u64,
+    /// The ring buffer's size in bytes.
+    pub ring_capacity_bytes: u64,
+    /// Side-band records read, by kind.
+    pub sideband_records: u64,
+    /// Side-band records that the kernel reported as lost.
+    pub sideband_lost: u64,
+    /// Re-readings of /proc after a loss or an unknown address.
+    pub proc_rereads: u64,
+    /// /proc entries that could not be read or parsed.
+    pub proc_errors: u64,
+    /// Processes in the table.
+    pub processes: u64,
+    /// Samples of a process that was not in the table.
+    pub unknown_process_samples: u64,
+    /// Distinct (owner, stack) entries in the open window.
+    pub window_entries: u64,
+}
+
+/// Of target files and the worker process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectStats {
+    /// Files known now.
+    pub objects: u64,
+    /// Bytes of extracted tables held.
+    pub table_bytes: u64,
+    /// Files read by the worker.
+    pub extracted: u64,
+    /// Files that could not be opened, by any way.
+    pub open_errors: u64,
+    /// Files found, but of another device, inode or change than the mapping said.
+    pub identity_mismatches: u64,
+    /// Files that the worker could not make sense of.
+    pub parse_errors: u64,
+    /// Files left alone because they killed the worker twice.
+    pub quarantined: u64,
+    /// Times that a worker was replaced: died, hung, or answered nonsense.
+    pub worker_restarts: u64,
+    /// Requests that failed with it.
+    pub worker_failed_requests: u64,
+    /// The worker's pid now; 0 where none runs.
+    pub worker_pid: u32,
+}
+
+/// Of naming.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamingStats {
+    /// Frames (once per distinct frame of a window) with a function's name.
+    pub named_frames: u64,
+    /// Frames shown as `binary+0xoffset`.
+    pub unnamed_frames: u64,
+    /// Addresses in the cache of names.
+    pub cached_names: u64,
+    /// Kernel symbols known.
+    pub kernel_symbols: u64,
+}
+
+/// Everything that one scrape sees, taken at one moment. Exporter's own numbers are the exporter's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The ledger.
+    pub ledger: LedgerSnapshot,
+    /// The sampler.
+    pub sampler: SamplerStats,
+    /// Files and worker.
+    pub objects: ObjectStats,
+    /// Names.
+    pub naming: NamingStats,
+}

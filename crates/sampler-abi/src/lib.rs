@@ -1,0 +1,128 @@
+//! What the eBPF program and user space say to each other: one definition, compiled for both sides.
+//!
+//! **In**: nothing. **Out**: plain `repr(C)` records of integers, without implicit padding.
+//! **Units**: times are `CLOCK_MONOTONIC` nanoseconds, lengths are bytes, addresses are the process's own.
+//! **Limits**: the constants below; both sides check against them.
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Bytes of a task's comm, terminated by NUL where shorter.
+pub const COMM_BYTES: usize = 16;
+/// Kernel frames that one record holds at the most (`perf_event_max_stack` defaults to 127).
+pub const MAX_KERNEL_FRAMES: usize = 127;
+/// The largest snapshot of a user stack, in bytes.
+pub const MAX_SNAPSHOT_BYTES: usize = 64 * 1024;
+/// The snapshot size where nothing else is asked, in bytes.
+pub const DEFAULT_SNAPSHOT_BYTES: u32 = 16 * 1024;
+/// Tgids that the filter may name at the most.
+pub const MAX_FILTERED_TGIDS: u32 = 16 * 1024;
+
+/// The task was in user mode when the timer fired.
+pub const FLAG_USER_MODE: u32 = 1 << 0;
+/// The task is a kernel thread: it has no user half.
+pub const FLAG_KERNEL_THREAD: u32 = 1 << 1;
+/// `user_pc`, `user_sp`, `user_fp`, `user_lr` hold the user half's registers.
+pub const FLAG_USER_REGS: u32 = 1 << 2;
+/// The user half is a 32-bit program: not unwound.
+pub const FLAG_COMPAT: u32 = 1 << 3;
+/// The kernel stack was cut at [`MAX_KERNEL_FRAMES`].
+pub const FLAG_KERNEL_STACK_CUT: u32 = 1 << 4;
+/// `bpf_get_stack` failed; the record has no kernel frames although the task was in the kernel.
+pub const FLAG_KERNEL_STACK_FAILED: u32 = 1 << 5;
+/// The snapshot ended because memory above was not readable (the end of the stack's mapping, or a page swapped out),
+/// not because the wanted size was reached.
+pub const FLAG_SNAPSHOT_FAULT: u32 = 1 << 6;
+
+/// The fixed head of one record of the ring buffer.
+///
+/// Behind it follow `kernel_frames` addresses of 8 bytes, leaf first, then `snapshot_bytes` bytes of the user stack
+/// from `user_sp` upwards.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleHead {
+    /// When the timer fired (`bpf_ktime_get_ns`).
+    pub time_mono_ns: u64,
+    /// The start time of the thread group's leader (`task->group_leader->start_time`): with the tgid, the process's
+    /// identity. Monotonic nanoseconds; 0 where the kernel's BTF did not tell its place.
+    pub leader_start_mono_ns: u64,
+    /// `bpf_get_current_cgroup_id`.
+    pub cgroup_id: u64,
+    /// The user half's program counter. Valid with [`FLAG_USER_REGS`].
+    pub user_pc: u64,
+    /// The user half's stack pointer.
+    pub user_sp: u64,
+    /// The user half's frame pointer (rbp, x29).
+    pub user_fp: u64,
+    /// The user half's link register; 0 on x86-64.
+    pub user_lr: u64,
+    /// The process, in the initial pid namespace.
+    pub tgid: u32,
+    /// The thread, in the initial pid namespace.
+    pub tid: u32,
+    /// The CPU that took the sample.
+    pub cpu: u32,
+    /// `FLAG_*`.
+    pub flags: u32,
+    /// How many kernel frames follow the head.
+    pub kernel_frames: u32,
+    /// How many bytes of the user stack follow the kernel frames.
+    pub snapshot_bytes: u32,
+    /// The thread's name.
+    pub comm: [u8; COMM_BYTES],
+}
+
+const _: () = assert!(size_of::<SampleHead>() == 96);
+
+/// What one CPU has counted since the program was loaded. Every field only grows.
+///
+/// `idle + filtered + taken` is the number of ticks that the program saw.
+/// `taken - lost_ring - lost_scratch` is the number of records in the ring buffer, read or not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuCounters {
+    /// Ticks on the idle task.
+    pub idle: u64,
+    /// Ticks that a filter refused.
+    pub filtered: u64,
+    /// Ticks that became a sample.
+    pub taken: u64,
+    /// Samples for which the ring buffer had no room.
+    pub lost_ring: u64,
+    /// Samples for which the per-CPU scratch space was not to be had.
+    pub lost_scratch: u64,
+    /// Bytes of the records handed to the ring buffer.
+    pub ring_bytes: u64,
+    /// Nanoseconds spent inside the program, all ticks.
+    pub run_ns: u64,
+    /// Samples whose snapshot was cut at the wanted size.
+    pub snapshot_full: u64,
+}
+
+const _: () = assert!(size_of::<CpuCounters>() == 64);
+
+/// Only tgids of the filter map are taken.
+pub const CONTROL_ONLY_LISTED: u32 = 1 << 0;
+/// Children of listed tgids are listed by the kernel side at fork.
+pub const CONTROL_FOLLOW_CHILDREN: u32 = 1 << 1;
+/// Kernel threads are filtered.
+pub const CONTROL_NO_KERNEL_THREADS: u32 = 1 << 2;
+/// The tgid of the profiler itself is filtered (`Control::self_tgid`).
+pub const CONTROL_NO_SELF: u32 = 1 << 3;
+/// Nothing is taken (every busy tick counts as filtered).
+pub const CONTROL_PAUSED: u32 = 1 << 4;
+
+/// What user space may change while the program runs: the single value of the map `CONTROL`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// `CONTROL_*`.
+    pub flags: u32,
+    /// How much of the user stack a sample carries, in bytes; at most [`MAX_SNAPSHOT_BYTES`].
+    pub snapshot_bytes: u32,
+    /// The profiler's own tgid.
+    pub self_tgid: u32,
+    /// Wake the reader when this many bytes wait in the ring buffer.
+    pub wakeup_bytes: u32,
+}
+
+const _: () = assert!(size_of::<Control>() == 16);
