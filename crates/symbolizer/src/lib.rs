@@ -1,1 +1,26 @@
-//! placeholder
+//! From addresses to names of functions.
+//!
+//! In the worker: [`table::extract`] makes a flat table of a file's symbols, [`table::lookup`] finds an address in
+//! it, [`demangle`] makes the name readable ([`name`] is both). In the agent: [`KernelSymbols`] names kernel
+//! addresses, and [`Namer`] turns a [`profile::Window`] into a [`profile::Profile`], asking a [`NameSource`] for
+//! each distinct address once.
+//!
+//! **In**: bytes of target files and symbol names of targets: hostile. **Out**: names that are never empty and hold
+//! no control characters. **Units**: ELF addresses and kernel addresses. **Limits**: [`table::Limits`],
+//! [`NamerLimits`], and the constants of each module. No I/O of its own.
+#![forbid(unsafe_code)]
+
+mod demangle;
+mod kernel;
+mod namer;
+pub mod table;
+
+pub use demangle::demangle;
+pub use kernel::{KernelSymbol, KernelSymbols};
+pub use namer::{NameSource, Namer, NamerCounters, NamerLimits};
+
+/// Names an ELF address from the bytes that [`table::extract`] made: [`table::lookup`], then [`demangle`].
+#[must_use]
+pub fn name(symbols: &[u8], address: u64) -> Option<profile::SymbolName> {
+    table::lookup(symbols, address).map(|symbol| demangle(symbol.name))
+}
