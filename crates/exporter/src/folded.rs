@@ -1,0 +1,1 @@
+//! folded (being written)

@@ -1,0 +1,1 @@
+//! pprof (being written)
