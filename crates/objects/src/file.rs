@@ -1,1 +1,133 @@
 //! A target file behind its descriptor.
+//!
+//! Files of targets are read, never mapped: truncating a mapped file raises SIGBUS in whoever reads it.
+//!
+//! **In**: a descriptor; the file's bytes are hostile, and it may change or shrink at any time. **Out**:
+//! [`BoundedFile`], for [`object::read::ReadCache`]. **Units**: bytes.
+//! **Limits**: [`MAX_FILE_BYTES`], [`MAX_READ_BYTES`]; past them the file counts as one that could not be parsed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use object::read::ReadCacheOps;
+
+/// The largest file that is read at all. Browsers with debug information reach 4 GiB.
+pub const MAX_FILE_BYTES: u64 = 16 << 30;
+/// What may be read of one file, all reads together: what is read stays in memory until the file is done.
+pub const MAX_READ_BYTES: u64 = 768 << 20;
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Not a regular file: reading could block or have effects.
+    #[error("not a regular file")]
+    NotRegular,
+    /// Larger than [`MAX_FILE_BYTES`].
+    #[error("{bytes} bytes are more than the limit of {MAX_FILE_BYTES}")]
+    TooLarge {
+        /// The file's size.
+        bytes: u64,
+    },
+    /// Its size or time of modification changed since it was opened.
+    #[error("it changed while it was read")]
+    Changed,
+    /// The system refused.
+    #[error("it could not be examined")]
+    Io(#[from] io::Error),
+}
+
+/// A regular file of bounded size, read by position.
+#[derive(Debug)]
+pub struct BoundedFile {
+    file: File,
+    position: u64,
+    budget: u64,
+    stamp: Stamp,
+}
+
+/// What changes when a file's content does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> Result<Self, FileError> {
+        let meta = file.metadata()?;
+        if !meta.file_type().is_file() {
+            return Err(FileError::NotRegular);
+        }
+        Ok(Self { bytes: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
+impl BoundedFile {
+    /// Takes a descriptor.
+    ///
+    /// # Errors
+    /// It is no regular file, or too large.
+    pub fn new(descriptor: OwnedFd) -> Result<Self, FileError> {
+        let file = File::from(descriptor);
+        let stamp = Stamp::of(&file)?;
+        if stamp.bytes > MAX_FILE_BYTES {
+            return Err(FileError::TooLarge { bytes: stamp.bytes });
+        }
+        Ok(Self { file, position: 0, budget: MAX_READ_BYTES, stamp })
+    }
+
+    /// The size when it was opened.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.stamp.bytes
+    }
+
+    /// Says whether what was read is of one state of the file.
+    ///
+    /// # Errors
+    /// Size or time of modification changed since it was opened.
+    pub fn check_unchanged(&self) -> Result<(), FileError> {
+        if Stamp::of(&self.file)? == self.stamp { Ok(()) } else { Err(FileError::Changed) }
+    }
+
+    /// Reads exactly `buffer.len()` bytes from `offset`; fails where the file ends before.
+    ///
+    /// # Errors
+    /// The file is shorter, the budget is spent, or the system refused.
+    pub fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.spend(buffer.len())?;
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.budget = self.budget.checked_sub(bytes).ok_or(io::ErrorKind::QuotaExceeded)?;
+        Ok(())
+    }
+}
+
+impl ReadCacheOps for BoundedFile {
+    fn len(&mut self) -> Result<u64, ()> {
+        Ok(self.stamp.bytes)
+    }
+
+    fn seek(&mut self, pos: u64) -> Result<u64, ()> {
+        self.position = pos;
+        Ok(pos)
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, ()> {
+        self.spend(buf.len()).map_err(drop)?;
+        let read = self.file.read_at(buf, self.position).map_err(drop)?;
+        self.position = self.position.checked_add(u64::try_from(read).map_err(drop)?).ok_or(())?;
+        Ok(read)
+    }
+
+    fn read_exact(&mut self, buf: &mut [u8]) -> Result<(), ()> {
+        self.read_at(buf, self.position).map_err(drop)?;
+        self.position = self.position.checked_add(u64::try_from(buf.len()).map_err(drop)?).ok_or(())?;
+        Ok(())
+    }
+}

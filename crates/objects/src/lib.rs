@@ -1,4 +1,24 @@
 //! Target files: identity, opening, limits, and the door to the worker process.
+//!
+//! The agent finds the file behind a mapping, opens it, and hands its descriptor to the worker: a process of the same
+//! binary without privileges that alone parses bytes of targets. What comes back is small and checked: what the file
+//! is, and its tables for unwinding and naming in a sealed memfd that the agent keeps without looking into it.
+//!
+//! **In**: mappings as the kernel reports them (trusted numbers, hostile paths); snapshots (hostile); the worker's
+//! replies (hostile). **Out**: [`profile::ObjectInfo`], [`profile::UserStack`], [`profile::SymbolName`].
+//! **Units**: addresses of a process, ELF addresses and file offsets are told apart by name; sizes are bytes.
+//! **Limits**: [`ObjectsConfig`] and the constants of each module; what goes past them is counted in
+//! [`profile::stats::ObjectStats`].
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod config;
+mod objects;
+mod request;
+
+pub mod file;
 pub mod tools;
+pub mod worker;
+
+pub use config::{ObjectsConfig, Timeouts, WorkerCommand};
+pub use objects::{Objects, ObjectsError};
+pub use request::{MappedFile, UnwindRequest, UserSample};
