@@ -1,0 +1,5 @@
+//! A profile as OpenTelemetry messages.
+
+mod settings;
+
+pub use settings::ResourceSettings;
