@@ -1,1 +1,53 @@
-fn main() {}
+//! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`.
+
+mod packages;
+mod peers;
+mod shell;
+mod test;
+mod workloads;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and measures the profiler.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the programs that end-to-end tests talk to, into the user's cache.
+    Peers,
+    /// Install what tests need, check the code, run all tests.
+    Test(test::TestArgs),
+    /// Build the programs that end-to-end tests profile.
+    Workloads,
+}
+
+fn main() -> ExitCode {
+    let done: Result<()> = match Cli::parse().task {
+        Task::Peers => all_peers(),
+        Task::Test(args) => test::run(&args),
+        Task::Workloads => workloads::build(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn all_peers() -> Result<()> {
+    packages::ensure(packages::FOR_TESTS, &shell::target().join("xtask-logs"))?;
+    for (_, program) in peers::ensure()? {
+        shell::say(&program.display().to_string());
+    }
+    Ok(())
+}
