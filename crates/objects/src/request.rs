@@ -14,6 +14,9 @@ pub struct MappedFile {
     pub minor: u32,
     /// The inode; 0 for what is no file.
     pub inode: u64,
+    /// The inode's generation as an MMAP2 record says it, which tells a reused inode number; 0 where it is not known
+    /// (`/proc/PID/maps` has none).
+    pub generation: u64,
     /// The path as the process sees it, perhaps with ` (deleted)` behind it.
     pub path: Vec<u8>,
 }
