@@ -4,7 +4,7 @@
 //! **In**: [`Statistics`], [`DeliverySource`], [`Store`], and /proc for the agent's own processes. **Out**: the text of
 //! `/metrics`, OTLP requests. **Units**: in the instruments' names, by Prometheus' conventions.
 //! **Limits**: labels are of fixed sets, except for CPUs and the agent's own threads (bounded by
-//! [`process::MAX_THREAD_NAMES`]).
+//! 48 names).
 //!
 //! # One snapshot for all instruments
 //! The two lines of the ledger hold only for numbers that were read in one go. So nothing is measured inside an
@@ -12,11 +12,32 @@
 //! them be read. Scraping and pushing each have a place, a meter provider and a lock of their own and cannot disturb
 //! each other.
 
-use std::sync::Arc;
+mod instruments;
+mod process;
+mod reading;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use profile::stats::Snapshot;
+use prometheus::{Encoder, Registry, TextEncoder};
 
+use self::process::{ProcessAccounts, clock_hz, start_time_unix_s};
+use self::reading::{MissedTicks, Reading, Slot};
 use crate::store::Store;
+
+/// The media type of [`Metrics::render`]'s text.
+pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
+
+/// Series of one instrument: four states of as many CPUs as Linux knows, where the SDK would stop at 2000.
+const MAX_SERIES: usize = 4 * 8192;
+
+/// The instrumentation scope.
+const SCOPE: &str = "profiler";
 
 /// Whoever can read the counters of all rooms.
 pub trait Statistics: Send + Sync {
@@ -24,21 +45,28 @@ pub trait Statistics: Send + Sync {
     fn snapshot(&self) -> Snapshot;
 }
 
-/// What delivery tells about itself.
+/// What delivery tells about itself. Counts are of requests, each attempt once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryReport {
-    /// Requests that the sink accepted, whole or in part.
+    /// Accepted whole.
     pub accepted: u64,
-    /// Requests that the sink refused for good.
+    /// Accepted, but for some samples.
+    pub partial: u64,
+    /// Refused for good.
     pub refused: u64,
-    /// Attempts that failed and were tried again later.
-    pub retried: u64,
-    /// Requests that were given up: too old, or the profiler stopped.
-    pub given_up: u64,
-    /// Bytes of all attempts, as sent.
+    /// Failed in a way that is worth another try.
+    pub failed: u64,
+    /// Bytes sent.
     pub sent_bytes: u64,
     /// Bytes waiting.
     pub queue_bytes: u64,
+}
+
+impl DeliveryReport {
+    /// Requests by the result's label.
+    pub(crate) fn results(&self) -> [(&'static str, u64); 4] {
+        [("accepted", self.accepted), ("partial", self.partial), ("refused", self.refused), ("failed", self.failed)]
+    }
 }
 
 /// Whoever delivers.
@@ -75,11 +103,23 @@ pub enum MetricsError {
     /// The bridge could not be registered.
     #[error("the Prometheus bridge cannot be set up: {0}")]
     Bridge(String),
+    /// The numbers could not be written as text.
+    #[error("the metrics cannot be written: {0}")]
+    Text(String),
 }
 
-/// The agent's metrics.
+/// The agent's metrics. Shared by reference; every method may be called from any thread.
 pub struct Metrics {
-    sources: Sources,
+    reader: Arc<Reader>,
+    scrape: Mutex<Scrape>,
+}
+
+/// The pipeline that is scraped.
+struct Scrape {
+    registry: Registry,
+    slot: Slot,
+    /// Owns the instruments.
+    _provider: SdkMeterProvider,
 }
 
 impl Metrics {
@@ -88,13 +128,195 @@ impl Metrics {
     /// # Errors
     /// [`MetricsError::Bridge`].
     pub fn new(sources: Sources) -> Result<Self, MetricsError> {
-        Ok(Self { sources })
+        let registry = Registry::new();
+        let bridge = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .map_err(|e| MetricsError::Bridge(e.to_string()))?;
+        let (provider, slot) = pipeline(bridge, Resource::builder_empty().build());
+        let scrape = Scrape { registry, slot, _provider: provider };
+        Ok(Self { reader: Arc::new(Reader::new(sources)), scrape: Mutex::new(scrape) })
     }
 
     /// The text of one scrape, in Prometheus' text format. Reads /proc: call it where blocking is allowed.
-    #[must_use]
-    pub fn render(&self) -> String {
-        let _ = self.sources.statistics.snapshot();
-        String::new()
+    ///
+    /// # Errors
+    /// [`MetricsError::Text`].
+    pub fn render(&self) -> Result<String, MetricsError> {
+        let scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        scrape.slot.store(Arc::new(self.reader.read()));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&scrape.registry.gather(), &mut text).map_err(|e| MetricsError::Text(e.to_string()))?;
+        String::from_utf8(text).map_err(|e| MetricsError::Text(e.to_string()))
+    }
+}
+
+/// A meter provider with all instruments and one reader, and the place where its instruments look.
+fn pipeline(reader: impl MetricReader, resource: Resource) -> (SdkMeterProvider, Slot) {
+    let slot: Slot = Arc::new(ArcSwap::default());
+    let provider = SdkMeterProvider::builder()
+        .with_resource(resource)
+        .with_reader(reader)
+        .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(MAX_SERIES).build().ok())
+        .build();
+    instruments::register(&provider.meter(SCOPE), &slot);
+    (provider, slot)
+}
+
+/// Takes readings; what has to be remembered from one to the next is here, shared by all pipelines.
+struct Reader {
+    sources: Sources,
+    start_time_unix_s: u64,
+    clock_hz: u64,
+    memory: Mutex<(MissedTicks, ProcessAccounts)>,
+}
+
+impl Reader {
+    fn new(sources: Sources) -> Self {
+        Self { sources, start_time_unix_s: start_time_unix_s(), clock_hz: clock_hz(), memory: Mutex::default() }
+    }
+
+    /// Reads everything, the far end of a sample's way first.
+    fn read(&self) -> Reading {
+        let delivery = self.sources.delivery.as_ref().map(|d| d.report()).unwrap_or_default();
+        let store = self.sources.store.as_ref().map(|s| s.stats()).unwrap_or_default();
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let (missed_ticks, accounts) = &mut *memory;
+        let snapshot = self.sources.statistics.snapshot();
+        let missed = missed_ticks.update(&snapshot.sampler.cpus);
+        let process = accounts.read(snapshot.objects.worker_pid);
+        Reading {
+            missed,
+            delivery,
+            store,
+            process,
+            build: self.sources.build.clone(),
+            start_time_unix_s: self.start_time_unix_s,
+            clock_hz: self.clock_hz,
+            snapshot,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use profile::ledger::{KernelCounts, Ledger};
+    use profile::stats::{CpuTicks, SamplerStats};
+    use profile::{DropReason, StackEnd};
+
+    use super::*;
+
+    /// Counts its own readings; every number it gives is derived from that count, so that a mixture of two shows.
+    struct Counting {
+        readings: AtomicU64,
+        ledger: Ledger,
+    }
+
+    impl Statistics for Counting {
+        fn snapshot(&self) -> Snapshot {
+            let n = self.readings.fetch_add(1, Ordering::SeqCst) + 1;
+            self.ledger.read(10);
+            self.ledger.dropped(DropReason::MergeFull, 1);
+            self.ledger.windowed(7);
+            self.ledger.ended(StackEnd::BadFrame, 2);
+            let kernel = KernelCounts { idle: n, filtered: 0, taken: 11 * n, lost_ring: 1, lost_scratch: 0 };
+            Snapshot {
+                ledger: self.ledger.snapshot(|| kernel),
+                sampler: SamplerStats {
+                    cpus: vec![CpuTicks { cpu: 0, kernel, expected: 12 * n + 3 }],
+                    bpf_run_ns: 1_500_000_000,
+                    ..SamplerStats::default()
+                },
+                ..Snapshot::default()
+            }
+        }
+    }
+
+    fn metrics() -> Metrics {
+        let statistics = Arc::new(Counting { readings: AtomicU64::new(0), ledger: Ledger::default() });
+        let build = BuildInfo { version: "1.2.3".to_owned(), revision: "abc".to_owned() };
+        Metrics::new(Sources { statistics, delivery: None, store: None, build }).unwrap()
+    }
+
+    fn value(text: &str, series: &str) -> f64 {
+        let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("no {series} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn sum(text: &str, name: &str) -> f64 {
+        let of_name = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        text.lines().filter(of_name).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    #[test]
+    fn both_lines_of_the_ledger_hold_in_every_scrape() {
+        let metrics = metrics();
+        for _ in 0..20 {
+            let text = metrics.render().unwrap();
+            assert_eq!(sum(&text, "profiler_ticks_total"), sum(&text, "profiler_ticks_expected_total"), "{text}");
+            let taken = value(&text, "profiler_samples_taken_total");
+            let rest = sum(&text, "profiler_samples_exported_total")
+                + sum(&text, "profiler_samples_held")
+                + sum(&text, "profiler_samples_dropped_total");
+            assert_eq!(taken, rest, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_reason_and_stage_is_there_from_the_start() {
+        let text = metrics().render().unwrap();
+        for reason in DropReason::ALL {
+            value(&text, &format!("profiler_samples_dropped_total{{reason=\"{}\"}}", reason.label()));
+        }
+        for stage in profile::Stage::ALL {
+            value(&text, &format!("profiler_samples_held{{stage=\"{}\"}}", stage.label()));
+        }
+        for end in StackEnd::ALL {
+            let name = if end.is_whole() { "whole" } else { "truncated" };
+            value(&text, &format!("profiler_samples_{name}_total{{reason=\"{}\"}}", end.label()));
+        }
+        for result in ["accepted", "partial", "refused", "failed"] {
+            value(&text, &format!("profiler_export_requests_total{{result=\"{result}\"}}"));
+        }
+        assert_eq!(value(&text, "profiler_samples_truncated_total{reason=\"bad_frame\"}"), 2.0);
+        assert_eq!(value(&text, "profiler_bpf_run_seconds_total"), 1.5);
+        assert!(text.contains("profiler_build_info{arch=\""), "{text}");
+        assert!(value(&text, "profiler_resident_memory_bytes{process=\"agent\"}") > 1e6);
+    }
+
+    #[test]
+    fn every_family_has_a_help_and_one_type_and_no_scope_labels() {
+        let text = metrics().render().unwrap();
+        let mut names = std::collections::BTreeSet::new();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            names.insert(line.split(['{', ' ']).next().unwrap());
+        }
+        assert!(names.len() > 40);
+        for name in names {
+            for head in ["HELP", "TYPE"] {
+                let lines = text.lines().filter(|l| l.starts_with(&format!("# {head} {name} "))).count();
+                assert_eq!(lines, 1, "# {head} {name}\n{text}");
+            }
+        }
+        assert!(!text.contains("otel_scope") && !text.contains("target_info"));
+    }
+
+    #[test]
+    fn more_cpus_than_the_sdk_expects_are_told_one_by_one() {
+        struct Many;
+        impl Statistics for Many {
+            fn snapshot(&self) -> Snapshot {
+                let cpus = (0..1024).map(|cpu| CpuTicks { cpu, ..CpuTicks::default() }).collect();
+                Snapshot { sampler: SamplerStats { cpus, ..SamplerStats::default() }, ..Snapshot::default() }
+            }
+        }
+        let sources =
+            Sources { statistics: Arc::new(Many), delivery: None, store: None, build: BuildInfo::default() };
+        let text = Metrics::new(sources).unwrap().render().unwrap();
+        assert_eq!(text.lines().filter(|l| l.starts_with("profiler_ticks_total{")).count(), 4096);
     }
 }
