@@ -1,0 +1,1 @@
+//! Conformance check of OpenTelemetry profiles.
