@@ -172,8 +172,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             report.stage("end-to-end tests", |report| {
                 let mut command = cargo(&["test", "--package", "e2e", "--features", "live", "--no-fail-fast"]);
                 command.arg("--test").arg("*").args(&args.filter).args(["--", "--test-threads=1", "--nocapture"]);
-                command.env("PROFILER_BIN", target().join("release/profiler"));
-                command.env("PROFILER_WORKLOADS", workloads::folder()).env("PROFILER_E2E", target().join("e2e"));
+                command.env("E2E_PROFILER", target().join("release/profiler"));
+                command.env("E2E_WORKLOADS", workloads::folder()).env("E2E_SCRATCH", target().join("e2e"));
                 if args.no_peers {
                     peers_found = peers::present()?;
                 }

@@ -1,0 +1,65 @@
+//! pprof files brought to [`Stacks`].
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, ensure};
+use pprof_proto::{Label, Profile};
+
+use crate::stacks::{Row, Stacks};
+
+/// The largest file that a test reads, unpacked.
+const MAX_BYTES: usize = 512 << 20;
+
+/// Unpacks a file and checks it by pprof's own rules.
+///
+/// # Errors
+/// When it is no pprof file, or breaks a rule.
+pub fn read(bytes: &[u8]) -> Result<Profile> {
+    let profile = pprof_proto::decode(bytes, MAX_BYTES)?;
+    pprof_proto::check(&profile)?;
+    Ok(profile)
+}
+
+/// The text at an index.
+#[must_use]
+pub fn text(profile: &Profile, index: i64) -> &str {
+    usize::try_from(index).ok().and_then(|i| profile.string_table.get(i)).map_or("", |s| s)
+}
+
+/// The first label with a key.
+#[must_use]
+pub fn label<'a>(profile: &Profile, labels: &'a [Label], key: &str) -> Option<&'a Label> {
+    labels.iter().find(|l| text(profile, l.key) == key)
+}
+
+/// The stacks of a profile whose first value is samples/count.
+///
+/// # Errors
+/// When its values or references are not as ours are.
+pub fn stacks(profile: &Profile) -> Result<Stacks> {
+    let first = profile.sample_type.first().context("no sample type")?;
+    ensure!(text(profile, first.r#type) == "samples" && text(profile, first.unit) == "count", "first value: {first:?}");
+    let functions: HashMap<u64, &str> = profile.function.iter().map(|f| (f.id, text(profile, f.name))).collect();
+    let locations: HashMap<u64, Vec<String>> = profile
+        .location
+        .iter()
+        .map(|l| {
+            let name = |id: &u64| functions.get(id).map_or_else(|| "?".to_owned(), |&f| f.to_owned());
+            (l.id, l.line.iter().map(|line| name(&line.function_id)).collect())
+        })
+        .collect();
+    let mut rows = Vec::with_capacity(profile.sample.len());
+    for sample in &profile.sample {
+        let word = |key: &str| label(profile, &sample.label, key).map(|l| text(profile, l.str).to_owned());
+        let frames = sample.location_id.iter().flat_map(|id| locations.get(id).cloned().unwrap_or_default()).collect();
+        rows.push(Row {
+            process: word("process").unwrap_or_default(),
+            pid: label(profile, &sample.label, "pid").and_then(|l| u64::try_from(l.num).ok()),
+            comm: word("comm"),
+            frames,
+            count: sample.value.first().copied().unwrap_or(0).try_into()?,
+        });
+    }
+    let from = u64::try_from(profile.time_nanos)?;
+    Ok(Stacks { from_unix_ns: from, to_unix_ns: from + u64::try_from(profile.duration_nanos)?, rows })
+}
