@@ -1,0 +1,115 @@
+//! What the profiler is told: defaults, then environment variables or a file, then flags.
+//!
+//! **In**: flags, a copy of the environment, a file. **Out**: [`Settings`], checked. Where a file is named, variables
+//! count only where it substitutes them, as the OpenTelemetry specification says; flags win over both.
+
+mod env;
+mod error;
+mod file;
+mod headers;
+mod keys;
+mod otlp;
+mod section;
+pub(crate) mod settings;
+mod substitute;
+mod value;
+mod yaml;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use env::Environment;
+pub(crate) use error::ConfigError;
+pub(crate) use keys::KEYS;
+pub(crate) use settings::Settings;
+
+/// A setting from the command line: its path, its value.
+pub(crate) type Override = (&'static str, String);
+
+/// Settings, and what they were made from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The settings.
+    pub(crate) settings: Settings,
+    /// The file, if one was named.
+    pub(crate) file: Option<PathBuf>,
+    /// Variables that are set but do not count, because a file was named.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// Puts all sources together.
+///
+/// # Errors
+/// The first thing that is wrong, with its origin.
+pub(crate) fn load(file: Option<&Path>, env: &Environment, flags: &[Override]) -> Result<Loaded, ConfigError> {
+    let mut settings = Settings::default();
+    let file = match file {
+        Some(file) => Some(file.to_owned()),
+        None => env.get("OTEL_CONFIG_FILE")?.map(PathBuf::from),
+    };
+    let mut ignored = Vec::new();
+    if let Some(file) = &file {
+        file::apply(file, env, &mut settings)?;
+        ignored = env.ours().into_iter().map(str::to_owned).collect();
+    } else {
+        env::apply(env, &mut settings)?;
+    }
+    for (path, value) in flags {
+        if let Some(key) = keys::by_path(path) {
+            (key.set)(&mut settings, value).map_err(|problem| ConfigError::Value {
+                origin: key.flag.to_owned(),
+                value: value.clone(),
+                problem,
+            })?;
+        }
+    }
+    if settings.sampling.children && settings.sampling.pids.is_empty() {
+        return Err(ConfigError::Secret {
+            origin: "--children".to_owned(),
+            problem: "needs the process whose children are meant: add --pid N".to_owned(),
+        });
+    }
+    // A profile is made of whole base windows.
+    settings.export.interval = settings.export.interval.max(settings.sampling.window);
+    Ok(Loaded { settings, file, ignored })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_and_name_themselves() {
+        let env = Environment::of(&[("PROFILER_FREQUENCY", "50"), ("PROFILER_PRINT", "true")]);
+        let loaded = load(None, &env, &[("sampling.frequency", "99".into())]).unwrap();
+        assert_eq!(loaded.settings.sampling.frequency_hz, 99);
+        assert!(loaded.settings.print && loaded.ignored.is_empty());
+        let error = load(None, &env, &[("sampling.frequency", "x".into())]).unwrap_err().to_string();
+        assert!(error.starts_with("--frequency: `x` is not a rate"), "{error}");
+    }
+
+    #[test]
+    fn with_a_file_variables_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, "file_format: '1.0'\ndistribution: {profiler: {sampling: {frequency: 7}}}\n").unwrap();
+        let env = Environment::of(&[
+            ("OTEL_CONFIG_FILE", path.to_str().unwrap()),
+            ("PROFILER_FREQUENCY", "50"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h"),
+        ]);
+        let loaded = load(None, &env, &[]).unwrap();
+        assert_eq!((loaded.settings.sampling.frequency_hz, loaded.settings.otlp), (7, None));
+        assert_eq!(loaded.ignored, ["OTEL_EXPORTER_OTLP_ENDPOINT", "PROFILER_FREQUENCY"]);
+        let loaded = load(None, &env, &[("sampling.frequency", "8".into())]).unwrap();
+        assert_eq!(loaded.settings.sampling.frequency_hz, 8);
+        assert!(load(Some(Path::new("/does/not/exist.yaml")), &env, &[]).is_err());
+    }
+
+    #[test]
+    fn children_need_a_parent_and_intervals_hold_whole_windows() {
+        let env = Environment::of(&[]);
+        assert!(load(None, &env, &[("sampling.children", "true".into())]).is_err());
+        let s = load(None, &env, &[("sampling.window", "30s".into())]).unwrap().settings;
+        assert_eq!(s.export.interval, s.sampling.window);
+    }
+}
