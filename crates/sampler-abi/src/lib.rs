@@ -16,6 +16,16 @@ pub const MAX_SNAPSHOT_BYTES: usize = 64 * 1024;
 pub const DEFAULT_SNAPSHOT_BYTES: u32 = 16 * 1024;
 /// Tgids that the filter may name at the most.
 pub const MAX_FILTERED_TGIDS: u32 = 16 * 1024;
+/// The largest record of the ring buffer, in bytes: head, kernel frames, snapshot.
+pub const MAX_RECORD_BYTES: usize = size_of::<SampleHead>() + MAX_KERNEL_FRAMES * 8 + MAX_SNAPSHOT_BYTES;
+/// How much of a user stack is read at once: the smallest page, so that a read is whole or fails whole.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 4096;
+/// Where a CPU puts a record together. One more chunk than a record needs: the verifier sees where a read begins and how
+/// long it is, but not that the two never are at their largest together.
+pub const SCRATCH_BYTES: usize = MAX_RECORD_BYTES + SNAPSHOT_CHUNK_BYTES;
+
+/// One value of the map `SCRATCH`.
+pub type ScratchSlot = [u64; SCRATCH_BYTES.div_ceil(8)];
 
 /// The task was in user mode when the timer fired.
 pub const FLAG_USER_MODE: u32 = 1 << 0;
@@ -96,9 +106,56 @@ pub struct CpuCounters {
     pub run_ns: u64,
     /// Samples whose snapshot was cut at the wanted size.
     pub snapshot_full: u64,
+    /// Children of listed processes that were not listed because the filter was full.
+    pub children_not_listed: u64,
 }
 
-const _: () = assert!(size_of::<CpuCounters>() == 64);
+const _: () = assert!(size_of::<CpuCounters>() == 72);
+
+/// Where the running kernel keeps what the program reads, and what it can do: the frozen constant `LAYOUT`, filled in by
+/// user space from the kernel's BTF before loading.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelLayout {
+    /// Offset of `flags` in `task_struct`, in bytes; the same for the next ones.
+    pub task_flags: u32,
+    /// Offset of `pid`.
+    pub task_pid: u32,
+    /// Offset of `tgid`.
+    pub task_tgid: u32,
+    /// Offset of `group_leader`.
+    pub task_group_leader: u32,
+    /// Offset of `start_time`.
+    pub task_start_time: u32,
+    /// Offset of `stack`.
+    pub task_stack: u32,
+    /// Bytes of a task's kernel stack. Used without `bpf_task_pt_regs` only.
+    pub thread_bytes: u32,
+    /// 1 where the helpers `bpf_get_current_task_btf` and `bpf_task_pt_regs` are there (5.15).
+    pub has_task_pt_regs: u32,
+    /// Frames that the kernel's own stack walk gives at the most, or [`MAX_KERNEL_FRAMES`] if that is less.
+    pub max_kernel_frames: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl KernelLayout {
+    /// Before user space has filled it in.
+    pub const EMPTY: Self = Self {
+        task_flags: 0,
+        task_pid: 0,
+        task_tgid: 0,
+        task_group_leader: 0,
+        task_start_time: 0,
+        task_stack: 0,
+        thread_bytes: 0,
+        has_task_pt_regs: 0,
+        max_kernel_frames: 0,
+        reserved: 0,
+    };
+}
+
+const _: () = assert!(size_of::<KernelLayout>() == 40);
 
 /// Only tgids of the filter map are taken.
 pub const CONTROL_ONLY_LISTED: u32 = 1 << 0;

@@ -1,0 +1,128 @@
+//! The kernel side of the sampler: what runs at every tick of every CPU.
+//!
+//! **In**: the interrupted task, as the kernel shows it; [`maps::CONTROL`] and [`maps::TGIDS`], which user space
+//! changes while it runs; [`layout::LAYOUT`], constants that user space filled in before loading.
+//! **Out**: one record of [`sampler_abi::SampleHead`] with kernel frames and a piece of the user stack in
+//! [`maps::RING`]; counters of everything, per CPU, in [`maps::COUNTERS`].
+//! **Units**: times are `CLOCK_MONOTONIC` nanoseconds, lengths are bytes.
+//! **Limits**: see `sampler-abi`; what cannot be handed over is counted in `CpuCounters`.
+//!
+//! Every tick ends in exactly one of `idle`, `filtered`, `taken`; a taken one in a record, `lost_ring` or `lost_scratch`.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod family;
+mod layout;
+mod maps;
+mod record;
+mod registers;
+mod task;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{perf_event, raw_tracepoint},
+    programs::{PerfEventContext, RawTracePointContext},
+};
+use sampler_abi::{
+    CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_PAUSED, Control, CpuCounters,
+};
+
+/// One tick of one CPU.
+///
+/// The kernel runs no second program of this kind on a CPU before the first has ended (`bpf_prog_active`), so
+/// everything per CPU belongs to the tick alone.
+#[perf_event]
+pub fn sample(ctx: PerfEventContext) -> u32 {
+    // SAFETY: a helper without arguments.
+    let started = unsafe { bpf_ktime_get_ns() };
+    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return 0 };
+    let Some(control) = maps::CONTROL.get_ptr(0) else { return 0 };
+    // SAFETY: both point to values of their maps; `counters` is this CPU's own, and user space only reads it.
+    unsafe {
+        tick(&ctx, started, control, counters);
+        (*counters).run_ns += bpf_ktime_get_ns() - started;
+    }
+    0
+}
+
+/// Counts the tick as idle, filtered or taken, and hands over what is taken.
+///
+/// # Safety
+/// `control` and `counters` point to values of their maps; `counters` is this CPU's own.
+#[inline(always)]
+unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, counters: *mut CpuCounters) {
+    // SAFETY: a helper without arguments.
+    let pid_tgid = unsafe { bpf_get_current_pid_tgid() };
+    // SAFETY: see the function's own contract; the task is the running one.
+    unsafe {
+        if pid_tgid as u32 == 0 {
+            (*counters).idle += 1;
+            return;
+        }
+        let task = task::current();
+        let kernel_thread = task::is_kernel_thread(task);
+        if !wanted(control, (pid_tgid >> 32) as u32, kernel_thread) {
+            (*counters).filtered += 1;
+            return;
+        }
+        (*counters).taken += 1;
+        let Some(slot) = maps::scratch() else {
+            (*counters).lost_scratch += 1;
+            return;
+        };
+        record::fill_and_send(ctx.as_ptr(), slot, started, pid_tgid, task, kernel_thread, control, counters);
+    }
+}
+
+/// Whether the filters let this task pass.
+///
+/// # Safety
+/// `control` points to the map's value. User space may write it at the same time: each field is read once, and any mix
+/// of old and new fields is harmless.
+#[inline(always)]
+unsafe fn wanted(control: *const Control, tgid: u32, kernel_thread: bool) -> bool {
+    // SAFETY: see the function's own contract.
+    let (flags, self_tgid) = unsafe { ((*control).flags, (*control).self_tgid) };
+    if flags & CONTROL_PAUSED != 0 {
+        return false;
+    }
+    if flags & CONTROL_NO_SELF != 0 && tgid == self_tgid {
+        return false;
+    }
+    if flags & CONTROL_NO_KERNEL_THREADS != 0 && kernel_thread {
+        return false;
+    }
+    flags & CONTROL_ONLY_LISTED == 0 || maps::is_listed(tgid)
+}
+
+/// `sched_process_fork(parent, child)`: the child of a listed process is listed before it runs.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_forked(ctx: RawTracePointContext) -> i32 {
+    let parent: *const u8 = ctx.arg(0);
+    let child: *const u8 = ctx.arg(1);
+    // SAFETY: the tracepoint's arguments are two task_structs, alive while the program runs.
+    unsafe { family::forked(parent, child) };
+    0
+}
+
+/// `sched_process_free(task)`: nobody can wait for the task any more and its number may be given out again.
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+pub fn process_freed(ctx: RawTracePointContext) -> i32 {
+    let task: *const u8 = ctx.arg(0);
+    // SAFETY: the tracepoint's argument is a task_struct, alive while the program runs.
+    unsafe { family::freed(task) };
+    0
+}
+
+/// What the kernel checks before it lends helpers that are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: nothing here panics, or the verifier would refuse the endless loop.
+    loop {}
+}

@@ -1,0 +1,45 @@
+//! The maps: what user space and the programs share.
+
+use aya_ebpf::{
+    helpers::generated::bpf_get_smp_processor_id,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use sampler_abi::{Control, CpuCounters, MAX_FILTERED_TGIDS, ScratchSlot};
+
+/// What user space may change while the programs run. One value.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// The tgids that are wanted with `CONTROL_ONLY_LISTED`. The value means nothing.
+///
+/// Preallocated: programs that run in any context must not allocate.
+#[map]
+pub static TGIDS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_FILTERED_TGIDS, 0);
+
+/// One row per CPU.
+#[map]
+pub static COUNTERS: PerCpuArray<CpuCounters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a record is put together: one slot per possible CPU, the number set by user space. A plain array, since a value of a
+/// per-CPU array cannot be that large.
+#[map]
+static SCRATCH: Array<ScratchSlot> = Array::with_max_entries(1, 0);
+
+/// The records. The size is set by user space.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// This CPU's slot.
+#[inline(always)]
+pub fn scratch() -> Option<*mut u8> {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    Some(SCRATCH.get_ptr_mut(cpu)?.cast())
+}
+
+/// Whether a process is in [`TGIDS`].
+#[inline(always)]
+pub fn is_listed(tgid: u32) -> bool {
+    TGIDS.get_ptr(tgid).is_some()
+}

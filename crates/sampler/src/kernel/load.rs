@@ -1,0 +1,116 @@
+//! Loads the embedded object: fits it to the running kernel, makes its maps, has its programs verified.
+//!
+//! **In**: the object that was built with this crate, the kernel's BTF, sizes. **Out**: the object's maps and programs.
+//! **Units**: bytes. **Limits**: the scratch map has a slot of `sampler_abi::SCRATCH_BYTES` for each possible CPU.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{ProgramType, RawTracePoint},
+    sys::{BpfHelper, is_helper_supported},
+    util::nr_cpus,
+};
+use sampler_abi::{KernelLayout, MAX_KERNEL_FRAMES};
+
+use super::{
+    btf::{Btf, BtfError},
+    error::{self, KernelError},
+    sys,
+};
+
+/// `cargo xtask build-bpf` makes it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../sampler-bpf/sampler.bpf.o");
+
+/// A task's kernel stack on x86-64, without KASAN.
+const THREAD_BYTES: u32 = 16 * 1024;
+
+/// The program of the timer.
+pub(super) const SAMPLE: &str = "sample";
+/// The programs that follow children, and their tracepoints.
+pub(super) const FAMILY: [(&str, &str); 2] =
+    [("process_forked", "sched_process_fork"), ("process_freed", "sched_process_free")];
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct LayoutValue(KernelLayout);
+
+// SAFETY: `repr(transparent)` over a `repr(C)` struct of integers without padding.
+unsafe impl aya::Pod for LayoutValue {}
+
+/// What the running kernel looks like to the program.
+pub(super) fn kernel_layout() -> Result<KernelLayout, BtfError> {
+    let btf = Btf::of_kernel()?;
+    let task = |member| btf.offset("task_struct", member);
+    Ok(KernelLayout {
+        task_flags: task("flags")?,
+        task_pid: task("pid")?,
+        task_tgid: task("tgid")?,
+        task_group_leader: task("group_leader")?,
+        task_start_time: task("start_time")?,
+        task_stack: task("stack")?,
+        thread_bytes: THREAD_BYTES,
+        has_task_pt_regs: u32::from(has_task_pt_regs()),
+        max_kernel_frames: max_kernel_frames(),
+        reserved: 0,
+    })
+}
+
+/// Whether the kernel has the helpers that find a task's saved registers (since 5.15).
+pub(super) fn has_task_pt_regs() -> bool {
+    [BpfHelper::BPF_FUNC_get_current_task_btf, BpfHelper::BPF_FUNC_task_pt_regs]
+        .into_iter()
+        .all(|helper| is_helper_supported(ProgramType::PerfEvent, helper).unwrap_or(false))
+}
+
+fn max_kernel_frames() -> u32 {
+    let ours = u32::try_from(MAX_KERNEL_FRAMES).unwrap_or(u32::MAX);
+    error::read_number("/proc/sys/kernel/perf_event_max_stack")
+        .and_then(|frames| u32::try_from(frames).ok())
+        .map_or(ours, |frames| frames.clamp(1, ours))
+}
+
+/// Loads object and maps, and has the timer's program verified.
+pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
+    sys::raise_memlock();
+    let layout = LayoutValue(kernel_layout()?);
+    let cpus = nr_cpus().map_err(|(_, source)| KernelError::Cpus(source))?;
+    let slots = u32::try_from(cpus).unwrap_or(u32::MAX);
+    let mut loader = EbpfLoader::new();
+    // The program has no relocations against the kernel's types.
+    loader.btf(None);
+    loader.override_global("LAYOUT", &layout, true);
+    loader.map_max_entries("SCRATCH", slots);
+    loader.map_max_entries("RING", ring_bytes);
+    let mut ebpf = loader.load(OBJECT).map_err(KernelError::from_load)?;
+    drop(loader);
+    release_memory();
+    let program: &mut aya::programs::PerfEvent = ebpf
+        .program_mut(SAMPLE)
+        .ok_or(KernelError::Missing(SAMPLE))?
+        .try_into()
+        .map_err(KernelError::from_load)?;
+    program.load().map_err(KernelError::from_load)?;
+    Ok(ebpf)
+}
+
+/// Loads and attaches the programs that follow children.
+pub(super) fn follow_children(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    for (name, tracepoint) in FAMILY {
+        let program: &mut RawTracePoint = ebpf
+            .program_mut(name)
+            .ok_or(KernelError::Missing(name))?
+            .try_into()
+            .map_err(KernelError::Children)?;
+        program.load().map_err(KernelError::Children)?;
+        program.attach(tracepoint).map_err(KernelError::Children)?;
+    }
+    Ok(())
+}
+
+/// Reading the kernel's types has taken tens of megabytes, ours and the loader's; the allocator would keep them.
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives free pages back; touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

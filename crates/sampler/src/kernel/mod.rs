@@ -1,0 +1,34 @@
+//! The kernel side's door: the loaded eBPF program, one timer per CPU, the ring of samples, the counters.
+//!
+//! **In**: [`KernelConfig`]; the running kernel's BTF; records of the ring buffer, which the program made and whose
+//! snapshots hold foreign memory.
+//! **Out**: [`RawSample`]s, counters and expected ticks per CPU, errors that say what to do.
+//! **Units**: times are `CLOCK_MONOTONIC` nanoseconds, lengths are bytes, rates are ticks a second and CPU.
+//! **Limits**: rates of 1 to [`MAX_RATE_HZ`]; rings of [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`];
+//! `sampler_abi::MAX_FILTERED_TGIDS` listed processes; one [`KernelSide::drain`] reads at most one ring's size. A record that
+//! does not parse is counted in [`Counters::malformed`] and skipped.
+
+mod btf;
+mod counters;
+mod cpus;
+mod error;
+mod events;
+mod load;
+mod probe;
+mod record;
+mod side;
+mod sys;
+
+pub use self::counters::{Counters, CountersHandle, CpuReading};
+pub use self::error::KernelError;
+pub use self::events::HotplugReport;
+pub use self::probe::{Finding, KernelReport, Verdict, probe};
+pub use self::record::{RawSample, RecordError};
+pub use self::side::{KernelConfig, KernelSide};
+
+/// The highest rate.
+pub const MAX_RATE_HZ: u32 = 1000;
+/// The smallest ring buffer.
+pub const MIN_RING_BYTES: u32 = 4096;
+/// The largest ring buffer.
+pub const MAX_RING_BYTES: u32 = 256 * 1024 * 1024;

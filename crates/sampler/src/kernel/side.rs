@@ -1,0 +1,227 @@
+//! The loaded kernel side as one value.
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use sampler_abi::{CONTROL_FOLLOW_CHILDREN, Control};
+
+use super::{
+    MAX_RATE_HZ, MAX_RING_BYTES, MIN_RING_BYTES,
+    counters::{CountersHandle, Shared},
+    error::KernelError,
+    events::{Events, HotplugReport},
+    load,
+    record::RawSample,
+};
+
+/// What the kernel side is asked for.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Ticks a second on each CPU, 1 to [`MAX_RATE_HZ`].
+    pub rate_hz: u32,
+    /// What to take; may be changed later.
+    pub control: Control,
+    /// Processes that are listed from the start.
+    pub tgids: Vec<u32>,
+    /// The size of the ring buffer; a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`].
+    pub ring_bytes: u32,
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct ControlValue(Control);
+
+// SAFETY: `repr(transparent)` over a `repr(C)` struct of integers without padding.
+unsafe impl aya::Pod for ControlValue {}
+
+/// The loaded program and everything attached. Dropping it stops everything.
+pub struct KernelSide {
+    ebpf: Ebpf,
+    control: Array<MapData, ControlValue>,
+    tgids: HashMap<MapData, u32, u32>,
+    ring: RingBuf<MapData>,
+    ring_bytes: u32,
+    shared: Arc<Shared>,
+    follow_children: bool,
+    children_error: Option<KernelError>,
+}
+
+impl std::fmt::Debug for KernelSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelSide").field("ring_bytes", &self.ring_bytes).finish_non_exhaustive()
+    }
+}
+
+impl KernelSide {
+    /// Fits the program to this kernel and loads it. Nothing runs yet.
+    ///
+    /// # Errors
+    /// [`KernelError`]: limits, privileges, BTF, or the verifier's refusal.
+    pub fn load(config: &KernelConfig) -> Result<Self, KernelError> {
+        if !(1..=MAX_RATE_HZ).contains(&config.rate_hz) {
+            return Err(KernelError::Rate(config.rate_hz));
+        }
+        if !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&config.ring_bytes) || !config.ring_bytes.is_power_of_two() {
+            return Err(KernelError::RingBytes(config.ring_bytes));
+        }
+        let mut ebpf = load::load(config.ring_bytes)?;
+        let counters: PerCpuArray<_, _> = take(&mut ebpf, "COUNTERS")?;
+        let mut side = Self {
+            control: take(&mut ebpf, "CONTROL")?,
+            tgids: take(&mut ebpf, "TGIDS")?,
+            ring: take(&mut ebpf, "RING")?,
+            ring_bytes: config.ring_bytes,
+            shared: Arc::new(Shared::new(counters, Events::new(config.rate_hz), config.ring_bytes)),
+            follow_children: false,
+            children_error: None,
+            ebpf,
+        };
+        for tgid in &config.tgids {
+            side.add_tgid(*tgid)?;
+        }
+        side.set_control(config.control)?;
+        Ok(side)
+    }
+
+    /// Starts a timer on every online CPU; where the control asks for it, follows children first.
+    ///
+    /// That children cannot be followed is not an error here: see [`KernelSide::children_error`].
+    ///
+    /// # Errors
+    /// [`KernelError`] where a CPU cannot be attached. CPUs attached before stay so until the value is dropped.
+    pub fn attach(&mut self) -> Result<(), KernelError> {
+        if self.follow_children && self.children_error.is_none() {
+            self.children_error = load::follow_children(&mut self.ebpf).err();
+        }
+        let program = program(&self.ebpf)?;
+        self.shared.events().attach_all(program)
+    }
+
+    /// Why the kernel side does not list children at fork although the control asks for it. User space then has to, by
+    /// [`KernelSide::add_tgid`].
+    #[must_use]
+    pub fn children_error(&self) -> Option<&KernelError> {
+        self.children_error.as_ref()
+    }
+
+    /// Looks for CPUs that came or went. To be called once a second.
+    pub fn hotplug(&mut self) -> HotplugReport {
+        match program(&self.ebpf) {
+            Ok(program) => self.shared.events().hotplug(program),
+            Err(_) => HotplugReport::default(),
+        }
+    }
+
+    /// Hands out what waits in the ring buffer, at most one ring's size of it, and frees it. Returns how many samples it gave out.
+    ///
+    /// Call it again until it returns 0 to be sure that the ring was empty.
+    pub fn drain(&mut self, mut each: impl FnMut(RawSample<'_>)) -> usize {
+        let mut samples = 0;
+        let mut budget = self.ring_bytes as usize;
+        while budget > 0 {
+            let Some(item) = self.ring.next() else { break };
+            budget = budget.saturating_sub(item.len());
+            match RawSample::parse(&item) {
+                Ok(sample) => {
+                    samples += 1;
+                    each(sample);
+                }
+                Err(_) => self.shared.count_malformed(),
+            }
+        }
+        samples
+    }
+
+    /// Readable when the program has woken the reader (`Control::wakeup_bytes` wait). Less than that waits silently: drain now and
+    /// then as well.
+    #[must_use]
+    pub fn ring_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// A reader of the counters for any thread. It stays valid when the kernel side is gone.
+    #[must_use]
+    pub fn counters(&self) -> CountersHandle {
+        CountersHandle::new(Arc::clone(&self.shared))
+    }
+
+    /// Changes what is taken, from the next tick on. [`CONTROL_FOLLOW_CHILDREN`] must be set before [`KernelSide::attach`] to have
+    /// an effect.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn set_control(&mut self, control: Control) -> Result<(), KernelError> {
+        self.follow_children = control.flags & CONTROL_FOLLOW_CHILDREN != 0;
+        self.control
+            .set(0, ControlValue(control), 0)
+            .map_err(|source| KernelError::Map { name: "CONTROL", source })
+    }
+
+    /// Lists a process.
+    ///
+    /// # Errors
+    /// [`KernelError::FilterFull`], [`KernelError::Map`].
+    pub fn add_tgid(&mut self, tgid: u32) -> Result<(), KernelError> {
+        self.tgids.insert(tgid, 1, 0).map_err(|source| match &source {
+            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                KernelError::FilterFull
+            }
+            _ => KernelError::Map { name: "TGIDS", source },
+        })
+    }
+
+    /// Takes a process off the list; it need not be there.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn remove_tgid(&mut self, tgid: u32) -> Result<(), KernelError> {
+        match self.tgids.remove(&tgid) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(source) => Err(KernelError::Map { name: "TGIDS", source }),
+        }
+    }
+
+    /// The listed processes, in no order.
+    #[must_use]
+    pub fn listed(&self) -> Vec<u32> {
+        self.tgids.keys().filter_map(Result::ok).collect()
+    }
+
+    /// How many instructions the verifier went through for the timer's program; none where the kernel does not tell (before 5.16).
+    #[must_use]
+    pub fn verified_instructions(&self) -> Option<u32> {
+        match self.ebpf.program(load::SAMPLE)? {
+            aya::programs::Program::PerfEvent(program) => program.info().ok()?.verified_instruction_count(),
+            _ => None,
+        }
+    }
+
+    /// Stops all timers: when this returns, no tick is under way. The ring can still be drained.
+    pub fn detach(&mut self) {
+        self.shared.events().detach_all();
+    }
+}
+
+impl Drop for KernelSide {
+    /// Handles may outlive it and would keep the timers alive.
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+fn program(ebpf: &Ebpf) -> Result<BorrowedFd<'_>, KernelError> {
+    let program = ebpf.program(load::SAMPLE).ok_or(KernelError::Missing(load::SAMPLE))?;
+    Ok(program.fd().map_err(KernelError::from_load)?.as_fd())
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError> {
+    let map = ebpf.take_map(name).ok_or(KernelError::Missing(name))?;
+    T::try_from(map).map_err(|source| KernelError::Map { name, source })
+}
