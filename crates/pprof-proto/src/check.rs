@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn every_rule_fires() {
-        let cases: [(&str, fn(&mut Profile)); 19] = [
+        type Spoil = fn(&mut Profile);
+        let cases: [(&str, Spoil); 19] = [
             ("string_table", |p| p.string_table.clear()),
             ("string_table", |p| p.string_table[0] = "x".into()),
             ("sample_type", |p| p.sample_type.clear()),
