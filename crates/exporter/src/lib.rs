@@ -15,3 +15,13 @@ pub mod pprof;
 pub mod store;
 pub mod table;
 pub mod web;
+
+mod rfc3339;
+
+#[cfg(test)]
+#[path = "../tests/common/fixture.rs"]
+mod fixture;
+
+#[cfg(test)]
+#[path = "../tests/synthetic/mod.rs"]
+mod synthetic;
