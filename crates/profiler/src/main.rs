@@ -6,9 +6,15 @@
 
 mod args;
 mod cli;
+mod command;
 mod config;
+mod host;
+mod listen;
 mod logging;
+mod output;
+mod progress;
 mod signals;
+mod target;
 
 fn main() -> std::process::ExitCode {
     match cli::parse(std::env::args_os()) {

@@ -33,7 +33,6 @@ const TOP: &[&str] = &[
     "instrumentation",
     "instrumentation/development",
 ];
-const OURS: &str = "distribution.profiler";
 
 /// Reads a file.
 ///
