@@ -50,6 +50,24 @@ pub fn run<S: AsRef<OsStr>>(
     Ok(Finished { status, log: running.errors(), output: running.output() })
 }
 
+/// `profiler record` at 99 Hz with further words, into `NAME.pb.gz`; read back.
+///
+/// # Errors
+/// When it fails, or its file is no good pprof file.
+pub fn record<S: AsRef<OsStr>>(
+    name: &str,
+    folder: &Path,
+    words: impl IntoIterator<Item = S>,
+) -> Result<pprof_proto::Profile> {
+    let file = folder.join(format!("{name}.pb.gz"));
+    let mut start = command(name, folder)?.args(["record", "-F"]).args([RATE.to_string()]).args(["-o"]).args([&file]);
+    start = start.args(words);
+    let mut running = start.start()?;
+    let status = running.wait(Duration::from_secs(300))?;
+    Finished { status, log: running.errors(), output: running.output() }.success()?;
+    pprof::read(&std::fs::read(&file).with_context(|| file.display().to_string())?)
+}
+
 /// How a profiler ended.
 #[derive(Debug)]
 pub struct Finished {

@@ -109,6 +109,7 @@ fn stacks(dictionary: &ProfilesDictionary, resource: &BTreeMap<String, String>, 
             process: process.clone(),
             pid,
             comm: None,
+            kernel: false,
             frames: frames(dictionary, sample.stack_index)?,
             count: if sample.values.is_empty() { times } else { u64::try_from(count)? },
         })

@@ -1,6 +1,6 @@
 //! pprof files brought to [`Stacks`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context as _, Result, ensure};
 use pprof_proto::{Label, Profile};
@@ -32,6 +32,19 @@ pub fn label<'a>(profile: &Profile, labels: &'a [Label], key: &str) -> Option<&'
     labels.iter().find(|l| text(profile, l.key) == key)
 }
 
+/// The file that a location belongs to; empty for none.
+#[must_use]
+pub fn file_of(profile: &Profile, location: u64) -> &str {
+    let location = profile.location.iter().find(|l| l.id == location);
+    let mapping = location.and_then(|l| profile.mapping.iter().find(|m| m.id == l.mapping_id));
+    mapping.map_or("", |m| text(profile, m.filename))
+}
+
+/// Whether a mapping's name is the kernel's: `[kernel]`, or a module's name in brackets.
+fn is_kernel(name: &str) -> bool {
+    name.starts_with('[') && name != "[vdso]"
+}
+
 /// The stacks of a profile whose first value is samples/count.
 ///
 /// # Errors
@@ -48,6 +61,11 @@ pub fn stacks(profile: &Profile) -> Result<Stacks> {
             (l.id, l.line.iter().map(|line| name(&line.function_id)).collect())
         })
         .collect();
+    let kernel: HashSet<u64> = {
+        let mappings = profile.mapping.iter().filter(|m| is_kernel(text(profile, m.filename)));
+        let mappings: HashSet<u64> = mappings.map(|m| m.id).collect();
+        profile.location.iter().filter(|l| mappings.contains(&l.mapping_id)).map(|l| l.id).collect()
+    };
     let mut rows = Vec::with_capacity(profile.sample.len());
     for sample in &profile.sample {
         let word = |key: &str| label(profile, &sample.label, key).map(|l| text(profile, l.str).to_owned());
@@ -56,6 +74,7 @@ pub fn stacks(profile: &Profile) -> Result<Stacks> {
             process: word("process").unwrap_or_default(),
             pid: label(profile, &sample.label, "pid").and_then(|l| u64::try_from(l.num).ok()),
             comm: word("comm"),
+            kernel: sample.location_id.first().is_some_and(|l| kernel.contains(l)),
             frames,
             count: sample.value.first().copied().unwrap_or(0).try_into()?,
         });

@@ -11,6 +11,8 @@ pub struct Row {
     pub pid: Option<u64>,
     /// The thread's name, where the sink tells it.
     pub comm: Option<String>,
+    /// The innermost frame is the kernel's, where the sink tells frames apart.
+    pub kernel: bool,
     /// Names of functions, leaf first.
     pub frames: Vec<String>,
     /// Samples.
@@ -26,6 +28,20 @@ pub struct Stacks {
     pub to_unix_ns: u64,
     /// The stacks, in no order.
     pub rows: Vec<Row>,
+}
+
+impl Row {
+    /// Frames whose name contains `name`.
+    #[must_use]
+    pub fn frames_of(&self, name: &str) -> usize {
+        self.frames.iter().filter(|f| f.contains(name)).count()
+    }
+
+    /// Why the stack was cut, if it was: the text of its marker frame.
+    #[must_use]
+    pub fn cut(&self) -> Option<&str> {
+        self.frames.last()?.strip_prefix("[cut: ")?.strip_suffix(']')
+    }
 }
 
 impl Stacks {
@@ -57,6 +73,12 @@ impl Stacks {
     #[must_use]
     pub fn with(&self, name: &str) -> u64 {
         self.rows.iter().filter(|r| r.frames.iter().any(|f| f.contains(name))).map(|r| r.count).sum()
+    }
+
+    /// Samples for which `says` is true.
+    #[must_use]
+    pub fn count(&self, says: impl Fn(&Row) -> bool) -> u64 {
+        self.rows.iter().filter(|r| says(r)).map(|r| r.count).sum()
     }
 
     /// Percent of samples with `name`, of those with `name` or `other`.

@@ -1,0 +1,357 @@
+//! Stacks are whole and named: deep ones, short-lived processes, system calls, stock binaries, threads, libraries.
+#![cfg(feature = "live")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::agent::{self, RATE, record};
+use e2e::process::Start;
+use e2e::stacks::{Row, Stacks, percent};
+use e2e::{figure, paths, pprof};
+use pprof_proto::Profile;
+
+/// Records a workload from its start to its end.
+fn workload(name: &str, folder: &Path, flags: &[&str], words: &[&str]) -> Result<(Profile, Stacks)> {
+    let mut all: Vec<OsString> = flags.iter().map(Into::into).collect();
+    all.push("--".into());
+    all.push(paths::workload(name)?.into());
+    all.extend(words.iter().map(Into::into));
+    let profile = record(name, folder, all)?;
+    let stacks = pprof::stacks(&profile)?;
+    Ok((profile, stacks))
+}
+
+#[test]
+fn a_recursion_of_sixty_frames_is_whole() -> Result<()> {
+    let folder = paths::scratch("deep")?;
+    let (_, stacks) = workload("deep", &folder, &[], &["10"])?;
+    let stacks = stacks.of("deep");
+    let within = stacks.only(|r| r.frames_of("deep_frame") > 0);
+    let whole = within.count(|r| {
+        r.frames_of("deep_frame") == 60 && r.frames_of("main") > 0 && r.frames.last().is_some_and(|f| f == "_start")
+    });
+    figure(format!(
+        "{whole} of {} samples are whole ({:.2} %), {} of the process",
+        within.total(),
+        percent(whole, within.total()),
+        stacks.total()
+    ));
+    ensure!(within.total() > 600, "only {} samples: {}", within.total(), stacks.heaviest(5));
+    ensure!(percent(whole, within.total()) >= 99.0, "{}", within.only(|r| r.frames_of("deep_frame") != 60).heaviest(5));
+    ensure!(
+        percent(within.total(), stacks.total()) >= 97.0,
+        "{}",
+        stacks.only(|r| r.frames_of("deep_frame") == 0).heaviest(5)
+    );
+    Ok(())
+}
+
+#[test]
+fn processes_of_fifty_milliseconds_are_seen_and_named() -> Result<()> {
+    let folder = paths::scratch("burn50")?;
+    let file = folder.join("all.pb.gz");
+    let mut recorder = agent::command("record", &folder)?
+        .args(["record", "-F", "99", "--duration", "16s", "-o"])
+        .args([&file])
+        .start()?;
+    // The recorder needs a moment to attach; what it misses before that is no process of the hundred.
+    std::thread::sleep(Duration::from_secs(3));
+    let burn = paths::workload("burn50")?;
+    let mut pids = Vec::new();
+    for _ in 0..100 {
+        let mut child = Command::new(&burn).spawn()?;
+        pids.push(u64::from(child.id()));
+        child.wait()?;
+    }
+    recorder.still_runs().context("a hundred starts took longer than the recording")?;
+    let status = recorder.wait(Duration::from_secs(60))?;
+    ensure!(status.success(), "{}", recorder.errors());
+    let stacks = pprof::stacks(&pprof::read(&fs::read(&file)?)?)?.of("burn50");
+    let seen: BTreeSet<u64> = stacks.rows.iter().filter_map(|r| r.pid).collect();
+    let named: BTreeSet<u64> =
+        stacks.only(|r| r.frames_of("burn_shortly") > 0).rows.iter().filter_map(|r| r.pid).collect();
+    let (seen, named) =
+        (pids.iter().filter(|p| seen.contains(p)).count(), pids.iter().filter(|p| named.contains(p)).count());
+    figure(format!(
+        "of 100 processes {seen} are seen under their name, {named} with their function; {} samples",
+        stacks.total()
+    ));
+    ensure!(seen >= 95 && named >= 95, "seen {seen}, named {named}");
+    Ok(())
+}
+
+#[test]
+fn samples_in_system_calls_carry_their_callers() -> Result<()> {
+    let folder = paths::scratch("syscalls")?;
+    let (_, stacks) = workload("syscalls", &folder, &[], &["10"])?;
+    let stacks = stacks.of("syscalls");
+    let kernel = stacks.only(|r| r.kernel);
+    // The loop's own system calls: what ld.so and exec do before it and at the end has other callers.
+    let own = kernel.only(|r| {
+        r.frames.iter().any(|f| f.contains("vfs_read") || f.contains("ksys_read") || f.contains("read_zero"))
+    });
+    let callers = |r: &Row| ["sys_leaf", "sys_middle", "sys_outer", "main"].iter().all(|f| r.frames_of(f) > 0);
+    let carried = own.count(callers);
+    figure(format!(
+        "{carried} of {} samples in read(2) carry all callers ({:.2} %); {} kernel samples of {}",
+        own.total(),
+        percent(carried, own.total()),
+        kernel.total(),
+        stacks.total()
+    ));
+    ensure!(own.total() > 500, "only {} samples in read(2): {}", own.total(), stacks.heaviest(5));
+    ensure!(percent(carried, own.total()) >= 99.0, "{}", own.only(|r| !callers(r)).heaviest(5));
+    ensure!(percent(kernel.count(callers), kernel.total()) >= 99.0, "{}", kernel.only(|r| !callers(r)).heaviest(5));
+    Ok(())
+}
+
+#[test]
+fn threads_are_told_apart_where_asked() -> Result<()> {
+    let folder = paths::scratch("threads")?;
+    let (_, stacks) = workload("threads", &folder, &["--threads"], &["6"])?;
+    let stacks = stacks.of("threads");
+    for colour in ["red", "green", "blue"] {
+        let own = stacks.only(|r| r.comm.as_deref() == Some(&format!("thread-{colour}")));
+        let burn = own.with(&format!("burn_{colour}"));
+        figure(format!("thread-{colour}: {burn} of {} samples in its own function", own.total()));
+        ensure!(own.total() > 100 && percent(burn, own.total()) > 95.0, "{}", own.heaviest(5));
+        let others = ["red", "green", "blue"].iter().filter(|c| **c != colour).map(|c| own.with(&format!("burn_{c}")));
+        ensure!(others.sum::<u64>() == 0, "another thread's function: {}", own.heaviest(5));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_library_between_two_executables_is_one_file_with_two_callers() -> Result<()> {
+    let folder = paths::scratch("sharedlib")?;
+    let one = Start::new("one", paths::workload("shared_one")?, &folder).args(["20"]).start()?;
+    let two = Start::new("two", paths::workload("shared_two")?, &folder).args(["20"]).start()?;
+    let profile = record("both", &folder, ["--duration", "8s"])?;
+    let stacks = pprof::stacks(&profile)?;
+    for (process, name, own, other) in
+        [(&one, "shared_one", "call_one", "call_two"), (&two, "shared_two", "call_two", "call_one")]
+    {
+        let rows = stacks.of_pid(process.pid());
+        figure(format!("{name}: {} samples, {} in the library under {own}", rows.total(), rows.with(own)));
+        ensure!(rows.rows.iter().all(|r| r.process == name), "another name: {}", rows.heaviest(3));
+        ensure!(percent(rows.with("shared_work"), rows.total()) > 95.0, "{}", rows.heaviest(5));
+        ensure!(percent(rows.with(own), rows.total()) > 95.0 && rows.with(other) == 0, "{}", rows.heaviest(5));
+    }
+    let library: Vec<_> =
+        profile.mapping.iter().filter(|m| pprof::text(&profile, m.filename).ends_with("libprofiled.so")).collect();
+    ensure!(library.len() == 1, "{} mappings of the library", library.len());
+    ensure!(!pprof::text(&profile, library[0].build_id).is_empty(), "the library has no build id");
+    let main = pprof::text(&profile, profile.mapping.first().context("a mapping")?.filename);
+    ensure!(main.ends_with("shared_one") || main.ends_with("shared_two"), "mapping[0] is {main}");
+    Ok(())
+}
+
+#[test]
+fn mangled_names_of_cpp_are_readable() -> Result<()> {
+    let folder = paths::scratch("names")?;
+    let (_, stacks) = workload("names", &folder, &[], &["5"])?;
+    let stacks = stacks.of("names");
+    for name in ["outer::Wheel<unsigned int>::turn(unsigned int)", "outer::Wheel<unsigned long>::turn(unsigned int)"] {
+        let exact = stacks.count(|r| r.frames.iter().any(|f| f == name));
+        figure(format!("{name}: {exact} of {}", stacks.total()));
+        ensure!(percent(exact, stacks.total()) > 10.0, "{}", stacks.heaviest(5));
+    }
+    ensure!(stacks.with("_ZN") == 0, "a mangled name: {}", stacks.heaviest(5));
+    Ok(())
+}
+
+#[test]
+fn a_process_its_children_or_both_are_chosen() -> Result<()> {
+    let folder = paths::scratch("family")?;
+    let family = Start::new("family", paths::workload("family")?, &folder).args(["40"]).start()?;
+    let pid = family.pid().to_string();
+    std::thread::sleep(Duration::from_millis(500));
+    let other = Start::new("other", paths::workload("deep")?, &folder).args(["40"]).start()?;
+    let stacks = |name: &str, words: &[&str]| pprof::stacks(&record(name, &folder, words)?);
+    let with = stacks("with-children", &["--pid", &pid, "--children", "--duration", "4s"])?;
+    figure(format!("with children: child {}, grandchild {}", with.with("burn_child"), with.with("burn_grandchild")));
+    ensure!(with.with("burn_child") > 50 && with.with("burn_grandchild") > 50, "{}", with.heaviest(5));
+    ensure!(with.with("deep_frame") == 0, "a process that was not asked for: {}", with.heaviest(5));
+    let alone = stacks("alone", &["--pid", &pid, "--duration", "2s"])?;
+    ensure!(alone.with("burn_") == 0 && alone.with("deep_frame") == 0, "{}", alone.heaviest(5));
+    for (name, words) in
+        [("equals", vec![format!("-pid={}", other.pid())]), ("space", vec!["-pid".into(), other.pid().to_string()])]
+    {
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(["--duration", "2s"]).collect();
+        let one = stacks(name, &words)?;
+        figure(format!("{words:?}: {} samples of {}", one.of_pid(other.pid()).total(), one.total()));
+        ensure!(one.total() > 50 && one.of_pid(other.pid()).total() == one.total(), "{}", one.heaviest(5));
+    }
+    Ok(())
+}
+
+const PYTHON: &str = "import json, re
+d = {str(i): [i, {'k': i * 2}] for i in range(2000)}
+for r in range(1500):
+    s = json.dumps(d)
+    e = json.loads(s)
+    sorted(e, key=lambda k: e[k][1]['k'] % 97)
+    re.findall(r'[0-9]+1', s)
+";
+
+const BASH: &str = "f() { local i; for ((i = 0; i < 200; i++)); do x=${x:0:20}$i; y=(${x//1/ }); done; }
+for ((j = 0; j < 3500; j++)); do f; done
+";
+
+const PERL: &str = "for my $r (1..700) {
+    my %h;
+    $h{$_ % 977} .= chr(65 + $_ % 26) for 1..60000;
+    my @k = sort { length $h{$a} <=> length $h{$b} } keys %h;
+    my $t = join '', @k;
+    $t =~ s/1(\\d)/$1/g;
+}
+";
+
+/// Text that compresses, but not at once.
+const TEXT: &str =
+    "BEGIN { srand(7); for (i = 0; i < 150000; i++) print i, rand(), int(rand() * 1000), \"word\" int(rand() * 50) }";
+
+/// C that takes an optimiser some time.
+const SOURCE: &str = r#"BEGIN { srand(3); print "int g(int);"
+for (i = 1; i <= 220; i++) {
+    printf "int f%d(int *p, int a, int b) { int s = %d;\n", i, i
+    for (j = 0; j < 6; j++)
+        printf "for (int i = 0; i < a; i++) { s += p[i] * b; if (s > %d) s ^= g(s + i); else p[i + %d] = s >> %d;" \
+            "switch (s %% 7) { case %d: b++; break; case %d: b -= i; break; default: s *= 3; } }\n",
+            int(rand() * 1000), j, j + 1, j % 3, 3 + j % 4
+    print "return s; }"
+} }"#;
+
+const REPOSITORY: &str = "git init -q repo && cd repo && git config user.email t@t && git config user.name t && \
+    for i in $(seq 150); do head -c $((i * 20000)) ../big.txt | tail -c 200000 > f$((i % 20)); git add -A; git commit -qm $i; done";
+
+/// What stock binaries do: each burns some seconds.
+fn stock(folder: &Path) -> Result<Vec<(&'static str, &'static [&'static str], String)>> {
+    let shell = |text: &str| {
+        let status = Command::new("/bin/sh").args(["-ec", text]).current_dir(folder).status()?;
+        ensure!(status.success(), "{status}: {text}");
+        Ok(())
+    };
+    fs::write(folder.join("work.py"), PYTHON)?;
+    fs::write(folder.join("work.sh"), BASH)?;
+    fs::write(folder.join("work.pl"), PERL)?;
+    fs::write(folder.join("text.awk"), TEXT)?;
+    fs::write(folder.join("source.awk"), SOURCE)?;
+    shell("awk -f text.awk > big.txt && awk -f source.awk > big.c")?;
+    shell(REPOSITORY)?;
+    Ok(vec![
+        ("python3", &["python3.11", "python3"], "exec /usr/bin/python3 work.py".to_owned()),
+        ("bash", &["bash"], "exec bash work.sh".to_owned()),
+        ("perl", &["perl"], "exec perl work.pl".to_owned()),
+        ("xz", &["xz"], "exec xz -6 -T1 -k -f big.txt".to_owned()),
+        ("git", &["git"], "cd repo && exec git repack -q -a -d -f --window=300 --depth=100 --threads=1".to_owned()),
+        ("gcc", &["cc1"], "exec gcc -O2 -c big.c -o big.o".to_owned()),
+    ])
+}
+
+#[test]
+fn stock_binaries_reach_their_root() -> Result<()> {
+    let folder = paths::scratch("stock")?;
+    let mut failures = Vec::new();
+    for (name, processes, text) in stock(&folder)? {
+        let profile = record(name, &folder, ["--", "/bin/sh", "-c", &text])?;
+        let stacks = pprof::stacks(&profile)?;
+        let entries = entries(&profile);
+        let (mut root, mut due, mut all) = (0, 0, 0);
+        let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+        for (row, sample) in stacks.rows.iter().zip(&profile.sample) {
+            if !processes.iter().any(|p| row.process.starts_with(p)) {
+                continue;
+            }
+            all += row.count;
+            let reason = match row.cut() {
+                Some(reason) => reason.to_owned(),
+                None if row.frames.is_empty()
+                    || sample.location_id.iter().all(|&l| pprof::file_of(&profile, l).starts_with('[')) =>
+                {
+                    "no_user_half".to_owned()
+                }
+                // Not our word for it: the outermost frame must stand at its file's entry point, or start a thread.
+                None if sample.location_id.last().is_some_and(|l| entries.contains(l)) => "root".to_owned(),
+                None if row.frames.last().is_some_and(|f| f.contains("clone") || f.contains("start_thread")) => {
+                    "root".to_owned()
+                }
+                None => format!("false root: {}", row.frames.last().map_or("", |f| f)),
+            };
+            if reason == "root" {
+                root += row.count;
+            }
+            if reason != "truncated_snapshot" && reason != "no_user_half" {
+                due += row.count;
+            }
+            *reasons.entry(reason).or_default() += row.count;
+        }
+        figure(format!(
+            "{name:<8} {:>5.1} % of {due:>4} that fit reach their root; all {all}: {reasons:?}",
+            percent(root, due)
+        ));
+        if due < 100 || percent(root, due) < 95.0 {
+            let lost = stacks.only(|r| r.cut().is_some_and(|c| c != "truncated_snapshot"));
+            failures.push(format!("{name}: {root} of {due}: {reasons:?}\n{}", lost.heaviest(3)));
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+/// Locations that stand in the function at their file's ELF entry point.
+fn entries(profile: &Profile) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    for location in &profile.location {
+        let file = pprof::file_of(profile, location.id);
+        if let Some(entry) = entry_point(Path::new(file))
+            && (entry..entry + 0x60).contains(&location.address)
+        {
+            found.insert(location.id);
+        }
+    }
+    found
+}
+
+/// `e_entry` of a 64-bit ELF file.
+fn entry_point(file: &Path) -> Option<u64> {
+    use std::io::Read as _;
+    let mut head = [0; 64];
+    fs::File::open(file).ok()?.read_exact(&mut head).ok()?;
+    head.starts_with(b"\x7fELF\x02\x01").then(|| u64::from_le_bytes(std::array::from_fn(|i| head[24 + i])))
+}
+
+#[test]
+fn rates_from_one_to_a_thousand_are_kept() -> Result<()> {
+    let folder = paths::scratch("rates")?;
+    let _busy = Start::new("busy", paths::workload("deep")?, &folder).args(["60"]).start()?;
+    for rate in ["1", "19", "1000"] {
+        let file = folder.join(format!("rate{rate}.pb.gz"));
+        let words = ["record", "-F", rate, "--duration", "5s", "-o"].map(OsString::from);
+        agent::run(
+            &format!("rate{rate}"),
+            &folder,
+            words.into_iter().chain([file.clone().into()]),
+            Duration::from_secs(60),
+        )?
+        .success()?;
+        let profile = pprof::read(&fs::read(&file)?)?;
+        let stacks = pprof::stacks(&profile)?;
+        let hertz: i64 = rate.parse()?;
+        ensure!((profile.period - 1_000_000_000 / hertz).abs() <= 1, "period {}", profile.period);
+        let seconds = (stacks.to_unix_ns - stacks.from_unix_ns) as f64 / 1e9;
+        let busy = stacks.of("deep").total() as f64 / seconds;
+        figure(format!("{rate} Hz: {busy:.1} samples a second of a process that has one CPU"));
+        ensure!(
+            busy > 0.5 * hertz as f64 && busy < 1.05 * hertz as f64 + 1.0,
+            "{busy:.1} samples a second at {rate} Hz"
+        );
+    }
+    ensure!(RATE == 99, "the other tests run at 99 Hz");
+    Ok(())
+}
