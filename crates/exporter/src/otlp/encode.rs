@@ -1,0 +1,284 @@
+//! One profile into as few requests as fit.
+//!
+//! **Limits**: a request is at most as large as the caller says, uncompressed. What does not fit is halved, by
+//! resource first, then by stack; a single stack that does not fit goes without its original payload and its
+//! timestamps, and where that does not help it is not sent but counted.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::profiles::v1development::{self as otel, ResourceProfiles, Sample, ScopeProfiles};
+use profile::named::Entry;
+use profile::{Owner, Profile};
+use prost::Message;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+use super::clock::Starts;
+use super::dictionary::{AttributeValue, Dictionary};
+use super::resource::ResourceKey;
+use super::settings::ResourceSettings;
+use crate::pprof::{self, PprofOptions};
+
+/// The name of the instrumentation scope.
+pub const SCOPE_NAME: &str = "profiler";
+
+/// What the start and the duration of a profile may grow by once a free start is chosen.
+const SLACK_BYTES_PER_PROFILE: usize = 24;
+
+/// An encoded export request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// `ExportProfilesServiceRequest`, uncompressed.
+    pub bytes: Vec<u8>,
+    /// The samples of each profile in it.
+    pub profiles: Vec<u64>,
+}
+
+impl Request {
+    /// The samples that the request carries.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.profiles.iter().sum()
+    }
+}
+
+/// What became of a profile: its samples are those of the requests and those too large.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The requests.
+    pub requests: Vec<Request>,
+    /// Samples whose stack alone is larger than a request may be.
+    pub too_large: u64,
+}
+
+/// Turns profiles into requests; remembers which start times were given.
+#[derive(Debug)]
+pub struct Encoder {
+    settings: ResourceSettings,
+    starts: Starts,
+    /// Hashed by the operating system's randomness: a source of identifiers.
+    random: RandomState,
+    made: u64,
+}
+
+/// The entries of one resource.
+#[derive(Clone)]
+struct Group<'a> {
+    key: ResourceKey<'a>,
+    entries: Vec<&'a Entry>,
+}
+
+/// What may be left out of a request to make it fit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extras {
+    With,
+    Without,
+}
+
+impl Encoder {
+    /// An encoder that has not given any start time yet.
+    #[must_use]
+    pub fn new(settings: ResourceSettings) -> Self {
+        Self { settings, starts: Starts::default(), random: RandomState::new(), made: 0 }
+    }
+
+    /// Encodes a profile into requests of at most `max_bytes` each. A profile without samples makes none.
+    pub fn encode(&mut self, profile: &Profile, max_bytes: usize) -> Encoded {
+        let mut out = Encoded::default();
+        // Last in, first out: the hottest resource goes first.
+        let mut waiting = vec![groups(profile, &self.settings)];
+        while let Some(groups) = waiting.pop() {
+            if groups.is_empty() {
+                continue;
+            }
+            match self.request(profile, &groups, Extras::With, max_bytes) {
+                Some(request) => out.requests.push(request),
+                None => match halve(&groups) {
+                    Some((first, second)) => waiting.extend([second, first]),
+                    None => match self.request(profile, &groups, Extras::Without, max_bytes) {
+                        Some(request) => out.requests.push(request),
+                        None => out.too_large += count(&groups),
+                    },
+                },
+            }
+        }
+        out
+    }
+
+    /// The request for some groups, if it fits.
+    fn request(
+        &mut self,
+        profile: &Profile,
+        groups: &[Group<'_>],
+        extras: Extras,
+        max_bytes: usize,
+    ) -> Option<Request> {
+        let mut dictionary = Dictionary::new(profile);
+        let resource_profiles: Vec<_> =
+            groups.iter().map(|g| resource_profiles(&mut dictionary, profile, g, &self.settings, extras)).collect();
+        let mut message = ExportProfilesServiceRequest { resource_profiles, dictionary: Some(dictionary.finish()) };
+        if message.encoded_len().saturating_add(groups.len() * SLACK_BYTES_PER_PROFILE) > max_bytes {
+            return None;
+        }
+        for (group, resource) in groups.iter().zip(&mut message.resource_profiles) {
+            for p in resource.scope_profiles.iter_mut().flat_map(|s| &mut s.profiles) {
+                let end = p.time_unix_nano.saturating_add(p.duration_nano);
+                let timed = p.samples.iter().any(|s| !s.timestamps_unix_nano.is_empty());
+                p.time_unix_nano = self.starts.take(FxBuildHasher.hash_one(&group.key), p.time_unix_nano, timed);
+                p.duration_nano = end.saturating_sub(p.time_unix_nano).max(1);
+                p.profile_id = self.identifier().to_vec();
+            }
+        }
+        let profiles = groups.iter().map(|g| g.entries.iter().map(|e| e.count).sum()).collect();
+        Some(Request { bytes: message.encode_to_vec(), profiles })
+    }
+
+    /// 16 random bytes, never all zero.
+    fn identifier(&mut self) -> [u8; 16] {
+        let mut id = [0; 16];
+        for half in id.chunks_exact_mut(8) {
+            self.made = self.made.wrapping_add(1);
+            let mut hasher = self.random.build_hasher();
+            hasher.write_u64(self.made);
+            half.copy_from_slice(&hasher.finish().to_le_bytes());
+        }
+        id[0] |= 1;
+        id
+    }
+}
+
+fn count(groups: &[Group<'_>]) -> u64 {
+    groups.iter().flat_map(|g| &g.entries).map(|e| e.count).sum()
+}
+
+/// The entries by resource, the resource with the most samples first.
+fn groups<'a>(profile: &'a Profile, settings: &ResourceSettings) -> Vec<Group<'a>> {
+    let mut by_key: BTreeMap<ResourceKey<'a>, Vec<&Entry>> = BTreeMap::new();
+    for e in &profile.entries {
+        if let Some(owner) = profile.owners.get(e.owner as usize) {
+            by_key.entry(ResourceKey::of(owner, settings)).or_default().push(e);
+        }
+    }
+    let mut groups: Vec<_> = by_key.into_iter().map(|(key, entries)| Group { key, entries }).collect();
+    groups.sort_by_cached_key(|g| Reverse(g.entries.iter().map(|e| e.count).sum::<u64>()));
+    groups
+}
+
+/// Two halves by number of entries; none where there is but one.
+fn halve<'a>(groups: &[Group<'a>]) -> Option<(Vec<Group<'a>>, Vec<Group<'a>>)> {
+    if let [only] = groups {
+        let middle = only.entries.len() / 2;
+        let (first, second) = only.entries.split_at_checked(middle).filter(|(first, _)| !first.is_empty())?;
+        let part = |entries: &[&'a Entry]| vec![Group { key: only.key.clone(), entries: entries.to_vec() }];
+        return Some((part(first), part(second)));
+    }
+    let half = groups.iter().map(|g| g.entries.len()).sum::<usize>() / 2;
+    let mut before = 0;
+    let fits = |g: &Group<'_>| {
+        before += g.entries.len();
+        before <= half
+    };
+    let at = groups.iter().map(fits).take_while(|&f| f).count().clamp(1, groups.len().checked_sub(1)?);
+    let (first, second) = groups.split_at_checked(at)?;
+    Some((first.to_vec(), second.to_vec()))
+}
+
+fn resource_profiles<'a>(
+    dictionary: &mut Dictionary<'a>,
+    profile: &'a Profile,
+    group: &Group<'a>,
+    settings: &ResourceSettings,
+    extras: Extras,
+) -> ResourceProfiles {
+    let scope = InstrumentationScope {
+        name: SCOPE_NAME.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..Default::default()
+    };
+    let mut out = one_profile(dictionary, profile, group, settings, extras);
+    if settings.original_payload && extras == Extras::With {
+        out.original_payload_format = "pprof".into();
+        out.original_payload =
+            pprof_proto::encode(&pprof::message_of(profile, &group.entries, &PprofOptions::default()));
+    }
+    ResourceProfiles {
+        resource: Some(group.key.resource(settings)),
+        scope_profiles: vec![ScopeProfiles { scope: Some(scope), profiles: vec![out], ..ScopeProfiles::default() }],
+        schema_url: String::new(),
+    }
+}
+
+fn one_profile<'a>(
+    dictionary: &mut Dictionary<'a>,
+    profile: &'a Profile,
+    group: &Group<'a>,
+    settings: &ResourceSettings,
+    extras: Extras,
+) -> otel::Profile {
+    let span = profile.span;
+    let (samples, count) = (dictionary.string("samples"), dictionary.string("count"));
+    let (cpu, nanoseconds) = (dictionary.string("cpu"), dictionary.string("nanoseconds"));
+    // All samples of a profile are of one shape.
+    let timed = extras == Extras::With && group.entries.iter().all(|e| e.times_unix_ns.len() as u64 == e.count);
+    let end = if timed {
+        span.from_unix_ns.saturating_add(span.duration_ns()).max(span.to_unix_ns)
+    } else {
+        span.from_unix_ns.saturating_add(span.duration_ns())
+    }
+    .max(span.from_unix_ns.saturating_add(1));
+    let mut out: Vec<Sample> = Vec::with_capacity(group.entries.len());
+    let mut known: FxHashMap<(i32, Vec<i32>), usize> = FxHashMap::default();
+    for e in &group.entries {
+        let stack_index = dictionary.stack(e.stack);
+        let attribute_indices = match profile.owners.get(e.owner as usize) {
+            Some(owner) if settings.per_sample_attributes => sample_attributes(dictionary, owner, settings),
+            _ => Vec::new(),
+        };
+        let next = out.len();
+        let at = *known.entry((stack_index, attribute_indices.clone())).or_insert(next);
+        if at == next {
+            out.push(Sample { stack_index, attribute_indices, ..Sample::default() });
+        }
+        let Some(sample) = out.get_mut(at) else { continue };
+        if timed {
+            let last = end.saturating_sub(1);
+            let times = e.times_unix_ns.iter().map(|t| (*t).clamp(span.from_unix_ns, last));
+            sample.timestamps_unix_nano.extend(times);
+        } else {
+            let count = i64::try_from(e.count).unwrap_or(i64::MAX);
+            match sample.values.first_mut() {
+                Some(value) => *value = value.saturating_add(count),
+                None => sample.values.push(count),
+            }
+        }
+    }
+    out.iter_mut().for_each(|s| s.timestamps_unix_nano.sort_unstable());
+    otel::Profile {
+        sample_type: Some(otel::ValueType { type_strindex: samples, unit_strindex: count }),
+        samples: out,
+        time_unix_nano: span.from_unix_ns.max(1),
+        duration_nano: end.saturating_sub(span.from_unix_ns),
+        period_type: Some(otel::ValueType { type_strindex: cpu, unit_strindex: nanoseconds }),
+        // Consumers refuse a CPU profile without a period.
+        period: i64::try_from(profile.period_ns).unwrap_or(i64::MAX).max(1),
+        ..otel::Profile::default()
+    }
+}
+
+/// What tells samples of one stack apart, where asked for.
+fn sample_attributes(dictionary: &mut Dictionary<'_>, owner: &Owner, settings: &ResourceSettings) -> Vec<i32> {
+    let mut out = Vec::with_capacity(3);
+    if !owner.comm.is_empty() {
+        out.push(dictionary.attribute("thread.name", AttributeValue::Text(owner.comm.to_string())));
+    }
+    if let Some(tid) = owner.tid {
+        out.push(dictionary.attribute("thread.id", AttributeValue::Number(i64::from(tid))));
+    }
+    if !settings.include_pid {
+        out.push(dictionary.attribute("process.pid", AttributeValue::Number(i64::from(owner.process.tgid))));
+    }
+    out
+}
