@@ -52,6 +52,12 @@ pub struct SamplerStats {
     pub unknown_process_samples: u64,
     /// Distinct (owner, stack) entries in the open window.
     pub window_entries: u64,
+    /// Samples that came after their window was closed, and were counted in the next.
+    pub late_samples: u64,
+    /// Processes and mappings that found no room in the table.
+    pub table_refusals: u64,
+    /// Side-band records applied before their turn, for want of room.
+    pub early_records: u64,
 }
 
 /// Of target files and the worker process.

@@ -1,2 +1,39 @@
-//! placeholder
+//! The sampler's user-space half: loads and attaches the eBPF program, drains its ring, knows the processes, has
+//! snapshots unwound, and hands over windows of equal stacks with counts.
+//!
+//! The way of a sample: [`kernel`] (ring) → drain (copied, bounded) → merge (in order with the records of processes) →
+//! process (whose is it) → resolve (owner, mappings, files) → unwinding (the worker, by `objects`) → aggregate (window)
+//! → the channel given to [`Sampler::start`].
+//!
+//! **In**: the kernel's rings and /proc; snapshots and names in them are the targets' (hostile). **Out**:
+//! [`profile::Window`]s; [`profile::Ledger`] is kept exact to the sample. **Units**: `CLOCK_MONOTONIC` nanoseconds,
+//! bytes, pids of the initial namespace. **Limits**: each module names its own; together they are counted in
+//! [`profile::stats::SamplerStats`] and the ledger.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod aggregate;
+mod clock;
+mod comm;
+mod config;
+mod drain;
+mod error;
+mod inbox;
 pub mod kernel;
+mod merge;
+mod pipeline;
+mod proc_scan;
+mod process;
+mod resolve;
+mod sample;
+mod sampler;
+mod sideband;
+mod source;
+mod stats;
+mod targets;
+mod unwinding;
+
+pub use config::{SamplerConfig, Target};
+pub use error::SamplerError;
+pub use sampler::Sampler;
+pub use sideband::SideBandError;
+pub use stats::StatsHandle;

@@ -9,7 +9,7 @@ const MAX_CPUS: u32 = 8192;
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 
 /// The CPUs that are online now.
-pub(super) fn online() -> io::Result<Vec<u32>> {
+pub(crate) fn online() -> io::Result<Vec<u32>> {
     let text = fs::read_to_string(ONLINE)?;
     parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{ONLINE}: {}", text.trim())))
 }

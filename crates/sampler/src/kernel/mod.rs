@@ -20,6 +20,7 @@ mod side;
 mod sys;
 
 pub use self::counters::{Counters, CountersHandle, CpuReading};
+pub(crate) use self::cpus::online as online_cpus;
 pub use self::error::KernelError;
 pub use self::events::HotplugReport;
 pub use self::probe::{Finding, KernelReport, Verdict, probe};

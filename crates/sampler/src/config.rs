@@ -1,0 +1,171 @@
+//! What the sampler may be asked for.
+
+use std::time::Duration;
+
+use sampler_abi::{
+    CONTROL_FOLLOW_CHILDREN, CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, Control,
+    DEFAULT_SNAPSHOT_BYTES, MAX_FILTERED_TGIDS, MAX_SNAPSHOT_BYTES,
+};
+
+use crate::error::SamplerError;
+use crate::kernel::{KernelConfig, MAX_RATE_HZ, MAX_RING_BYTES, MIN_RING_BYTES};
+
+/// The shortest window.
+const MIN_WINDOW: Duration = Duration::from_millis(100);
+/// The longest window.
+const MAX_WINDOW: Duration = Duration::from_secs(3600);
+/// The reader is woken when this share of the ring is full.
+const WAKEUP_SHARE: u32 = 8;
+
+/// Which processes are sampled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// All.
+    #[default]
+    All,
+    /// These.
+    Processes {
+        /// Their thread group ids in the initial pid namespace.
+        tgids: Vec<u32>,
+        /// Also their descendants, those that run and those to come.
+        children: bool,
+    },
+}
+
+/// The sampler's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SamplerConfig {
+    /// Ticks a second on each CPU, 1 to 1000.
+    pub rate_hz: u32,
+    /// Which processes.
+    pub target: Target,
+    /// How much of a user stack a sample carries, in bytes; at most 64 KiB.
+    pub snapshot_bytes: u32,
+    /// How long a window is.
+    pub window: Duration,
+    /// Whether samples of different threads are told apart.
+    pub per_thread: bool,
+    /// Whether the time of every sample is kept.
+    pub timestamps: bool,
+    /// The size of the kernel's ring buffer; a power of two.
+    pub ring_bytes: u32,
+    /// Whether the profiler itself is sampled.
+    pub include_self: bool,
+    /// Whether kernel threads are sampled.
+    pub kernel_threads: bool,
+    /// What samples may hold that wait to be merged and unwound, in bytes.
+    pub merge_bytes: usize,
+}
+
+impl Default for SamplerConfig {
+    fn default() -> Self {
+        Self {
+            rate_hz: 19,
+            target: Target::All,
+            snapshot_bytes: DEFAULT_SNAPSHOT_BYTES,
+            window: Duration::from_secs(5),
+            per_thread: false,
+            timestamps: false,
+            ring_bytes: 8 << 20,
+            include_self: true,
+            kernel_threads: true,
+            merge_bytes: 32 << 20,
+        }
+    }
+}
+
+impl SamplerConfig {
+    /// Checks what needs no look at the system.
+    pub(crate) fn check(&self) -> Result<(), SamplerError> {
+        let invalid = |what| Err(SamplerError::Config { what });
+        if !(1..=MAX_RATE_HZ).contains(&self.rate_hz) {
+            return invalid("the rate must be 1 to 1000 Hz");
+        }
+        if !(512..=MAX_SNAPSHOT_BYTES).contains(&(self.snapshot_bytes as usize)) {
+            return invalid("the snapshot of the user stack must be 512 to 65536 bytes");
+        }
+        if !(MIN_WINDOW..=MAX_WINDOW).contains(&self.window) {
+            return invalid("the window must be 100 ms to one hour");
+        }
+        if !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&self.ring_bytes) || !self.ring_bytes.is_power_of_two() {
+            return invalid("the ring buffer must be a power of two from 4096 bytes to 256 MiB");
+        }
+        if self.merge_bytes < MAX_SNAPSHOT_BYTES * 2 {
+            return invalid("the room for merging must be 128 KiB at least");
+        }
+        if let Target::Processes { tgids, .. } = &self.target {
+            if tgids.is_empty() {
+                return invalid("no process is named");
+            }
+            if tgids.len() > MAX_FILTERED_TGIDS as usize {
+                return invalid("more processes are named than the filter holds (16384)");
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn period_ns(&self) -> u64 {
+        1_000_000_000 / u64::from(self.rate_hz.max(1))
+    }
+
+    pub(crate) fn kernel(&self, self_tgid: u32) -> KernelConfig {
+        let mut flags = 0;
+        let mut flag = |condition: bool, flag: u32| flags |= if condition { flag } else { 0 };
+        flag(!self.include_self, CONTROL_NO_SELF);
+        flag(!self.kernel_threads, CONTROL_NO_KERNEL_THREADS);
+        flag(self.target != Target::All, CONTROL_ONLY_LISTED);
+        flag(matches!(self.target, Target::Processes { children: true, .. }), CONTROL_FOLLOW_CHILDREN);
+        let tgids = match &self.target {
+            Target::All => Vec::new(),
+            Target::Processes { tgids, .. } => tgids.clone(),
+        };
+        KernelConfig {
+            rate_hz: self.rate_hz,
+            control: Control {
+                flags,
+                snapshot_bytes: self.snapshot_bytes,
+                self_tgid,
+                wakeup_bytes: self.ring_bytes / WAKEUP_SHARE,
+            },
+            tgids,
+            ring_bytes: self.ring_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        assert!(SamplerConfig::default().check().is_ok());
+        let check = |change: fn(&mut SamplerConfig), words: &str| {
+            let mut config = SamplerConfig::default();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        check(|c| c.rate_hz = 0, "1 to 1000");
+        check(|c| c.rate_hz = 1001, "1 to 1000");
+        check(|c| c.snapshot_bytes = 65_537, "65536");
+        check(|c| c.window = Duration::ZERO, "window");
+        check(|c| c.ring_bytes = 5000, "power of two");
+        check(|c| c.merge_bytes = 0, "merging");
+        check(|c| c.target = Target::Processes { tgids: vec![], children: false }, "no process");
+    }
+
+    #[test]
+    fn what_the_kernel_side_is_told() {
+        let config = SamplerConfig {
+            target: Target::Processes { tgids: vec![7], children: true },
+            include_self: false,
+            ..SamplerConfig::default()
+        };
+        let kernel = config.kernel(42);
+        assert_eq!(kernel.tgids, [7]);
+        assert_eq!(kernel.control.flags, CONTROL_NO_SELF | CONTROL_ONLY_LISTED | CONTROL_FOLLOW_CHILDREN);
+        assert_eq!(kernel.control.self_tgid, 42);
+        assert_eq!(SamplerConfig::default().kernel(42).control.flags, 0);
+    }
+}

@@ -1,0 +1,173 @@
+//! What the thread "drain" does: empty the rings, and never wait for anything else.
+//!
+//! **In**: the ring of samples, the side-band rings. **Out**: [`Batch`]es. **Units**: monotonic nanoseconds. **Limits**:
+//! what does not fit into the inbox is dropped here and counted ([`DropReason::MergeFull`]).
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use profile::DropReason;
+use rustc_hash::FxHashSet;
+
+use crate::clock;
+use crate::inbox::Batch;
+use crate::kernel::{CountersHandle, KernelSide, RawSample, online_cpus};
+use crate::pipeline::Shared;
+use crate::sideband::{Kind, Record, SideBand};
+
+/// At most so long do samples and records lie in their rings.
+const TIMEOUT_MS: u16 = 200;
+/// How often CPUs are looked for.
+const HOTPLUG_INTERVAL_NS: u64 = 1_000_000_000;
+/// Descriptors told of by one wait.
+const EVENTS: usize = 64;
+/// Tokens of descriptors; a side-band ring has its CPU's number.
+const STOP: u64 = u64::MAX;
+const RING: u64 = u64::MAX - 1;
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Drainer {
+    kernel: KernelSide,
+    sideband: SideBand,
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    counters: CountersHandle,
+    malformed: u64,
+    /// The listed processes, where user space has to list children by their fork records.
+    follow: Option<FxHashSet<u32>>,
+    next_hotplug_mono_ns: u64,
+}
+
+impl Drainer {
+    /// Everything is open and attached; `follow` is set where the kernel side cannot list children. `stop` must outlive
+    /// the drainer.
+    pub(crate) fn new(
+        kernel: KernelSide,
+        sideband: SideBand,
+        shared: Arc<Shared>,
+        stop: &EventFd,
+        follow: Option<FxHashSet<u32>>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        epoll.add(kernel.ring_fd(), EpollEvent::new(EpollFlags::EPOLLIN, RING))?;
+        for (cpu, fd) in sideband.fds() {
+            watch(&epoll, cpu, fd)?;
+        }
+        let counters = kernel.counters();
+        Ok(Self { kernel, sideband, shared, epoll, counters, malformed: 0, follow, next_hotplug_mono_ns: 0 })
+    }
+
+    /// Drains until told to stop; then detaches and drains what is left.
+    pub(crate) fn run(mut self) {
+        while !self.wait() {
+            let began = clock::now().mono_ns;
+            let mut batch = Batch::new(began, false);
+            self.samples(&mut batch);
+            self.records(&mut batch);
+            self.shared.inbox.put(batch);
+            if began >= self.next_hotplug_mono_ns {
+                self.next_hotplug_mono_ns = began + HOTPLUG_INTERVAL_NS;
+                self.hotplug();
+                self.count_malformed();
+            }
+        }
+        self.kernel.detach();
+        let mut batch = Batch::new(clock::now().mono_ns, true);
+        while self.samples(&mut batch) > 0 {}
+        self.records(&mut batch);
+        self.count_malformed();
+        self.shared.inbox.put(batch);
+    }
+
+    /// Waits for something to do; true when told to stop.
+    fn wait(&self) -> bool {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = self.epoll.wait(&mut events, EpollTimeout::from(TIMEOUT_MS)).unwrap_or(0);
+        let mut stop = false;
+        for event in events.iter().take(count) {
+            stop |= event.data() == STOP;
+            // A CPU that has gone leaves a descriptor that would wake for ever.
+            if event.events().intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+                && let Some(fd) = u32::try_from(event.data()).ok().and_then(|cpu| self.sideband.fd(cpu))
+            {
+                // Should this fail, the loop only turns faster.
+                let _ = self.epoll.delete(fd);
+            }
+        }
+        stop
+    }
+
+    fn samples(&mut self, batch: &mut Batch) -> usize {
+        let shared = &self.shared;
+        let (mut read, mut refused) = (0, 0);
+        let count = self.kernel.drain(|raw: RawSample<'_>| {
+            read += 1;
+            let sample = shared.pool.fill(raw.head, raw.kernel_frames(), raw.stack);
+            if shared.inbox.admit(sample.cost_bytes()) {
+                batch.samples.push(sample);
+            } else {
+                refused += 1;
+                shared.pool.give_back(std::iter::once(sample));
+            }
+        });
+        shared.ledger.read(read);
+        shared.ledger.dropped(DropReason::MergeFull, refused);
+        count
+    }
+
+    fn records(&mut self, batch: &mut Batch) {
+        let (kernel, follow) = (&mut self.kernel, &mut self.follow);
+        let drained = self.sideband.drain(|record| {
+            if let (Some(listed), Kind::Fork { tgid, parent_tgid, .. }) = (follow.as_mut(), &record.kind)
+                && tgid != parent_tgid
+                && listed.contains(parent_tgid)
+                && kernel.add_tgid(*tgid).is_ok()
+            {
+                listed.insert(*tgid);
+            }
+            batch.record(record);
+        });
+        self.shared.counted.sideband_records.fetch_add(drained.records, Ordering::Relaxed);
+        // Whatever was in a ring that makes no sense is lost.
+        if drained.malformed > 0 {
+            let kind = Kind::Lost { records: drained.malformed };
+            batch.record(Record { time_mono_ns: batch.complete_to_mono_ns, cpu: 0, kind });
+        }
+    }
+
+    /// Follows CPUs that come and go, both for timers and for records.
+    fn hotplug(&mut self) {
+        let report = self.kernel.hotplug();
+        for (cpu, error) in &report.failed {
+            tracing::warn!(cpu, error = %error, "a CPU came online, but its timer cannot be started");
+        }
+        let Ok(online) = online_cpus() else { return };
+        for cpu in self.sideband.follow(&online) {
+            if let Some(fd) = self.sideband.fd(cpu)
+                && let Err(error) = watch(&self.epoll, cpu, fd)
+            {
+                tracing::warn!(cpu, error = %error, "the records of a CPU are read late");
+            }
+        }
+    }
+
+    /// Records of the ring that did not parse left the ring, but were not handed out.
+    fn count_malformed(&mut self) {
+        if let Ok(counters) = self.counters.read() {
+            let new = counters.malformed.saturating_sub(self.malformed);
+            self.malformed = counters.malformed;
+            self.shared.ledger.read(new);
+            self.shared.ledger.dropped(DropReason::Malformed, new);
+        }
+    }
+}
+
+fn watch(epoll: &Epoll, cpu: u32, fd: BorrowedFd<'_>) -> nix::Result<()> {
+    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(cpu)))
+}

@@ -1,0 +1,333 @@
+//! What the thread "unwind" does: merge, process table, /proc where records do not tell, unwinding, windows.
+//!
+//! Every sample that comes in leaves by exactly one door: into a window ([`Ledger::windowed`]).
+//!
+//! **In**: [`Batch`]es and the time. **Out**: closed [`Window`]s. **Units**: monotonic nanoseconds. **Limits**: /proc is
+//! read again at most [`REREADS_PER_SECOND`] times a second for single processes, and wholly for a twentieth of the time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use profile::{Frame, Ledger, StackEnd, Window};
+use rustc_hash::FxHashSet;
+use sampler_abi::{FLAG_COMPAT, FLAG_KERNEL_THREAD, FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS};
+
+use crate::aggregate::{Aggregator, AggregatorConfig};
+use crate::clock::Now;
+use crate::comm::Comm;
+use crate::inbox::{Batch, Inbox};
+use crate::merge::{Merge, Merged, SETTLE_NS};
+use crate::proc_scan::{Container, ProcSource, ScannedProcess};
+use crate::process::{MapSet, ProcessTable, Sighting};
+use crate::resolve::Resolver;
+use crate::sample::{Pool, Sample};
+use crate::sideband::{Kind, Record};
+use crate::source::ObjectSource;
+use crate::stats::Counted;
+use crate::unwinding::{UserHalf, Waiting, WaitingList, build_stack, unwind};
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Single processes read again in a second at the most: some milliseconds of work.
+const REREADS_PER_SECOND: u64 = 20;
+/// One process is read again for an address without mapping at most this often.
+const REREAD_INTERVAL_NS: u64 = SECOND_NS;
+/// The same for a stack that ended at a bad frame, which most often has another reason.
+const RETRY_INTERVAL_NS: u64 = 10 * SECOND_NS;
+/// Between two whole readings of /proc after losses.
+const RESCAN_INTERVAL_NS: u64 = 2 * SECOND_NS;
+/// A whole reading that took so long is followed by this many times as long without one.
+const RESCAN_SHARE: u64 = 20;
+/// Processes looked for in /proc each second, in case that an exit record was lost.
+const CHECKED_PER_SECOND: usize = 64;
+
+/// What the pipeline shares with its surroundings.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) counted: Arc<Counted>,
+    pub(crate) inbox: Inbox,
+    pub(crate) pool: Pool,
+}
+
+/// The state of it all.
+#[derive(Debug)]
+pub(crate) struct Pipeline<O, P> {
+    shared: Arc<Shared>,
+    proc: P,
+    merge: Merge,
+    table: ProcessTable,
+    resolver: Resolver<O>,
+    waiting: WaitingList,
+    aggregator: Aggregator,
+    frames: Vec<Frame>,
+    /// What unknown processes have for mappings.
+    unsettled: Unsettled,
+}
+
+/// What is due, and what was done when.
+#[derive(Debug, Default)]
+struct Unsettled {
+    /// Time of the batch at hand.
+    now_mono_ns: u64,
+    lost: bool,
+    next_rescan_mono_ns: u64,
+    next_check_mono_ns: u64,
+    reread_second: u64,
+    rereads_in_second: u64,
+}
+
+impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
+    /// With what /proc said at start. Windows begin at `start`.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        objects: O,
+        proc: P,
+        per_thread: bool,
+        windows: AggregatorConfig,
+        start: Now,
+    ) -> Self {
+        Self {
+            shared,
+            proc,
+            merge: Merge::default(),
+            table: ProcessTable::default(),
+            resolver: Resolver::new(objects, per_thread),
+            waiting: WaitingList::default(),
+            aggregator: Aggregator::new(windows, start),
+            frames: Vec::new(),
+            unsettled: Unsettled { next_check_mono_ns: start.mono_ns + SECOND_NS, ..Unsettled::default() },
+        }
+    }
+
+    /// Enters what was read of /proc at a time.
+    pub(crate) fn scanned(&mut self, time_mono_ns: u64, processes: Vec<ScannedProcess>) {
+        for process in processes {
+            self.merge.push(Record { time_mono_ns, cpu: 0, kind: Kind::Scanned(Box::new(process)) });
+        }
+    }
+
+    /// Takes a batch; gives the windows that are complete. `now` is read after the batch was taken.
+    pub(crate) fn batch(&mut self, mut batch: Batch, now: Now) -> Vec<Window> {
+        self.unsettled.now_mono_ns = now.mono_ns;
+        let lost = batch.lost_records;
+        self.shared.counted.sideband_lost.fetch_add(lost, Ordering::Relaxed);
+        self.unsettled.lost |= lost > 0;
+        for record in batch.records.drain(..) {
+            if let Kind::Lost { records } = record.kind {
+                self.shared.counted.sideband_lost.fetch_add(records, Ordering::Relaxed);
+                self.unsettled.lost = true;
+            } else {
+                self.merge.push(record);
+            }
+        }
+        let complete_to = batch.complete_to_mono_ns;
+        let mut merge = std::mem::take(&mut self.merge);
+        merge.batch(batch.samples, complete_to, |merge, merged| match merged {
+            Merged::Record(record) => self.table.apply(&record),
+            Merged::Sample(sample) => self.sample(merge, sample),
+        });
+        self.merge = merge;
+        self.flush();
+        let settled = complete_to.saturating_sub(SETTLE_NS);
+        self.table.expire(settled);
+        self.keep_house();
+        let windows = self.aggregator.advance(settled, now);
+        for _ in &windows {
+            self.resolver.turn();
+        }
+        self.publish();
+        windows
+    }
+
+    /// Gives the last windows. All batches have been taken.
+    pub(crate) fn finish(mut self, now: Now) -> Vec<Window> {
+        self.flush();
+        self.publish();
+        self.shared.counted.window_entries.store(0, Ordering::Relaxed);
+        self.aggregator.finish(now)
+    }
+
+    fn sample(&mut self, merge: &Merge, sample: Sample) {
+        let head = sample.head;
+        let flag = |flag: u32| head.flags & flag != 0;
+        if flag(FLAG_KERNEL_THREAD) {
+            let owner = self.resolver.owner(&head, None);
+            let user = UserHalf::Ended(StackEnd::NoUserHalf);
+            return self.wait(Waiting { sample, owner, maps: None, user });
+        }
+        let sighting = Sighting {
+            time_mono_ns: head.time_mono_ns,
+            tgid: head.tgid,
+            leader_start_mono_ns: head.leader_start_mono_ns,
+            comm: Comm::from_bytes(&head.comm),
+        };
+        let has_registers = flag(FLAG_USER_REGS);
+        let Some(process) = self.table.sighted(sighting) else {
+            self.shared.counted.unknown_process_samples.fetch_add(1, Ordering::Relaxed);
+            let owner = self.resolver.owner(&head, None);
+            let end = if has_registers { StackEnd::UnknownProcess } else { StackEnd::NoRegisters };
+            return self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end) });
+        };
+        let is_unmapped = has_registers && !flag(FLAG_COMPAT) && process.maps.find(head.user_pc).is_none();
+        if (!process.maps_known || is_unmapped)
+            && process.is_running()
+            && is_due(process.reread_mono_ns, self.unsettled.now_mono_ns, REREAD_INTERVAL_NS)
+            && self.unsettled.may_reread()
+        {
+            process.reread_mono_ns = Some(self.unsettled.now_mono_ns);
+            self.reread(head.tgid);
+        }
+        let Some(process) = self.table.sighted(sighting) else { return self.wait_unknown(sample) };
+        if matches!(process.container, Container::NotRead(_)) && process.is_running() {
+            let read = self.proc.container(head.tgid);
+            let known = process.container.id().cloned();
+            process.container = Container::Read(read.unwrap_or(known));
+        }
+        let owner = self.resolver.owner(&head, Some(process));
+        // The task has given its memory back already, or is about to be given another's.
+        let has_no_memory = !flag(FLAG_USER_MODE)
+            && flag(FLAG_SNAPSHOT_FAULT)
+            && head.snapshot_bytes == 0
+            && (!process.is_running() || merge.is_about_to_exit(head.tid));
+        let user = if has_no_memory {
+            UserHalf::Ended(StackEnd::NoUserHalf)
+        } else if !has_registers {
+            let is_ending = !process.is_running() || merge.is_about_to_exit(head.tid);
+            UserHalf::Ended(if is_ending { StackEnd::NoUserHalf } else { StackEnd::NoRegisters })
+        } else if flag(FLAG_COMPAT) {
+            UserHalf::Ended(StackEnd::Compat)
+        } else if !process.maps_known && process.maps.list().is_empty() {
+            self.shared.counted.unknown_process_samples.fetch_add(1, Ordering::Relaxed);
+            UserHalf::Ended(StackEnd::UnknownProcess)
+        } else {
+            UserHalf::Snapshot(self.resolver.mappings(process, &head, &sample.snapshot))
+        };
+        let maps = Some(Arc::clone(&process.maps));
+        self.wait(Waiting { sample, owner, maps, user });
+    }
+
+    /// For a sample whose process does not even fit into the table.
+    fn wait_unknown(&mut self, sample: Sample) {
+        let owner = self.resolver.owner(&sample.head, None);
+        self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(StackEnd::UnknownProcess) });
+    }
+
+    fn wait(&mut self, waiting: Waiting) {
+        if self.waiting.push(waiting) {
+            self.flush();
+        }
+    }
+
+    /// Unwinds what waits and counts it in its windows.
+    fn flush(&mut self) {
+        let mut all = self.waiting.take();
+        if all.is_empty() {
+            return;
+        }
+        let mut answers = unwind(&mut all, |request| self.resolver.objects().unwind(request));
+        for (waiting, answer) in all.iter_mut().zip(&mut answers) {
+            if answer.as_ref().is_some_and(|a| a.end == StackEnd::BadFrame) && self.look_again(waiting) {
+                let again = unwind(std::slice::from_mut(waiting), |request| self.resolver.objects().unwind(request));
+                *answer = again.into_iter().next().flatten();
+            }
+        }
+        for (waiting, answer) in all.iter().zip(answers) {
+            let is_known = |object| self.resolver.info(object).is_some();
+            let end = build_stack(waiting, answer, is_known, &mut self.frames);
+            let time = waiting.sample.head.time_mono_ns;
+            self.aggregator.insert(time, &waiting.owner, &self.frames, |object| self.resolver.info(object));
+            self.shared.ledger.ended(end, 1);
+            self.shared.ledger.windowed(1);
+            self.shared.inbox.release(waiting.sample.cost_bytes());
+        }
+        self.shared.pool.give_back(all.into_iter().map(|w| w.sample));
+    }
+
+    /// A caller's address may lie in a mapping that no record told of: reads the mappings once more. True where they
+    /// are others now, and the sample has them.
+    fn look_again(&mut self, waiting: &mut Waiting) -> bool {
+        let head = waiting.sample.head;
+        let sighting = Sighting {
+            time_mono_ns: head.time_mono_ns,
+            tgid: head.tgid,
+            leader_start_mono_ns: head.leader_start_mono_ns,
+            comm: Comm::from_bytes(&head.comm),
+        };
+        let serial = |maps: &Arc<MapSet>| maps.serial();
+        let Some(process) = self.table.sighted(sighting) else { return false };
+        if waiting.maps.as_ref().map(serial) != Some(process.maps.serial())
+            || !process.is_running()
+            || !is_due(process.reread_mono_ns, self.unsettled.now_mono_ns, RETRY_INTERVAL_NS)
+            || !self.unsettled.may_reread()
+        {
+            return false;
+        }
+        process.reread_mono_ns = Some(self.unsettled.now_mono_ns);
+        if !self.reread(head.tgid) {
+            return false;
+        }
+        let Some(process) = self.table.sighted(sighting) else { return false };
+        waiting.user = UserHalf::Snapshot(self.resolver.mappings(process, &head, &waiting.sample.snapshot));
+        waiting.maps = Some(Arc::clone(&process.maps));
+        true
+    }
+
+    /// Reads one process again; true where its mappings changed.
+    fn reread(&mut self, tgid: u32) -> bool {
+        self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
+        self.proc.process(tgid).is_some_and(|scanned| self.table.reread(&scanned))
+    }
+
+    /// What is due now and then: all of /proc after a loss, and a look for processes whose end was lost.
+    fn keep_house(&mut self) {
+        let now = self.unsettled.now_mono_ns;
+        if self.unsettled.lost && now >= self.unsettled.next_rescan_mono_ns {
+            self.unsettled.lost = false;
+            self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
+            let all = self.proc.all();
+            let tgids: FxHashSet<u32> = all.iter().map(|p| p.tgid).collect();
+            self.table.only_these_run(&tgids, now);
+            self.scanned(now, all);
+            let took = crate::clock::now().mono_ns.saturating_sub(now);
+            self.unsettled.next_rescan_mono_ns = now + RESCAN_INTERVAL_NS.max(took.saturating_mul(RESCAN_SHARE));
+        }
+        if now >= self.unsettled.next_check_mono_ns {
+            self.unsettled.next_check_mono_ns = now + SECOND_NS;
+            for tgid in self.table.next_to_check(CHECKED_PER_SECOND) {
+                if !self.proc.exists(tgid) {
+                    self.table.gone(tgid, now);
+                }
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let counted = &self.shared.counted;
+        let table = self.table.stats();
+        counted.processes.store(table.processes, Ordering::Relaxed);
+        counted.table_refusals.store(table.refused_processes + table.refused_mappings, Ordering::Relaxed);
+        counted.early_records.store(self.merge.early(), Ordering::Relaxed);
+        counted.window_entries.store(self.aggregator.entries(), Ordering::Relaxed);
+        counted.late_samples.store(self.aggregator.late(), Ordering::Relaxed);
+        counted.proc_errors.store(self.proc.errors(), Ordering::Relaxed);
+    }
+}
+
+impl Unsettled {
+    /// Whether one more reading fits into this second; it is counted.
+    fn may_reread(&mut self) -> bool {
+        let second = self.now_mono_ns / SECOND_NS;
+        if second != self.reread_second {
+            (self.reread_second, self.rereads_in_second) = (second, 0);
+        }
+        self.rereads_in_second += 1;
+        self.rereads_in_second <= REREADS_PER_SECOND
+    }
+}
+
+fn is_due(last: Option<u64>, now: u64, interval: u64) -> bool {
+    last.is_none_or(|last| now >= last.saturating_add(interval))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! What /proc says: of everything when the sampler starts, of one process when its records were lost or an address
+//! is unknown.
+//!
+//! **In**: /proc (the kernel's; names and paths inside are the target's, hostile). **Out**: [`ScannedProcess`].
+//! **Units**: host pids, monotonic nanoseconds (from clock ticks: coarse). **Limits**: [`MAX_FILE_BYTES`] of each
+//! file are read; what cannot be read or parsed is left out and counted.
+
+mod cgroup;
+mod maps_text;
+mod reader;
+
+use std::sync::Arc;
+
+pub(crate) use reader::ProcFs;
+
+use crate::comm::Comm;
+use crate::sideband::MapRecord;
+use objects::MappedFile;
+
+/// One process as /proc shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScannedProcess {
+    /// Thread group id.
+    pub(crate) tgid: u32,
+    /// The leader's start, from clock ticks.
+    pub(crate) start_mono_ns: u64,
+    /// The leader's name.
+    pub(crate) comm: Comm,
+    /// How many threads it has.
+    pub(crate) threads: u32,
+    /// Its executable mappings; none where they could not be read.
+    pub(crate) maps: Option<Vec<MapRecord>>,
+    /// The file that it runs; none for kernel threads.
+    pub(crate) executable: Option<MappedFile>,
+    /// Its container.
+    pub(crate) container: Container,
+}
+
+impl ScannedProcess {
+    /// What it holds in memory.
+    pub(crate) fn cost_bytes(&self) -> usize {
+        let maps = self.maps.as_deref().unwrap_or_default();
+        size_of::<Self>() + maps.iter().map(|m| size_of::<MapRecord>() + m.file.path.capacity()).sum::<usize>()
+    }
+}
+
+/// The container of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Container {
+    /// /proc was not asked yet; this is its parent's.
+    NotRead(Option<Arc<str>>),
+    /// What /proc said.
+    Read(Option<Arc<str>>),
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self::NotRead(None)
+    }
+}
+
+impl Container {
+    /// The container's id, as far as it is known.
+    pub(crate) fn id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::NotRead(id) | Self::Read(id) => id.as_ref(),
+        }
+    }
+
+    /// What a child or a new program in the same process begins with.
+    pub(crate) fn inherited(&self) -> Self {
+        Self::NotRead(self.id().cloned())
+    }
+}
+
+/// Where the pipeline asks about processes; [`ProcFs`] but for tests.
+pub(crate) trait ProcSource {
+    /// One process now. None where it is gone or unreadable.
+    fn process(&self, tgid: u32) -> Option<ScannedProcess>;
+    /// Every process now.
+    fn all(&self) -> Vec<ScannedProcess>;
+    /// The container of a process: none where /proc could not be read.
+    fn container(&self, tgid: u32) -> Option<Option<Arc<str>>>;
+    /// Whether the process is there.
+    fn exists(&self, tgid: u32) -> bool;
+    /// Entries that could not be read or parsed, other than for the process's end.
+    fn errors(&self) -> u64;
+}

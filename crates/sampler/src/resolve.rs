@@ -1,0 +1,228 @@
+//! From a sample and its process to what unwinding and aggregation need: the owner, and the mappings with their files.
+//!
+//! Opening a file and compiling its tables may take a tenth of a second, and a process maps dozens that its stacks
+//! never touch. So a file is opened when an address of it first lies in a snapshot: a return address comes from there
+//! or from a register, and from nowhere else.
+//!
+//! **In**: [`Process`]es, sample heads, snapshots (hostile: an address in it may at most cause a file to be opened that
+//! the process maps). **Out**: [`Owner`]s, sorted [`MapEntry`]s. **Units**: addresses of the process. **Limits**: what
+//! was not used for two windows is forgotten; within them there are at most as many as samples.
+
+use std::sync::Arc;
+
+use profile::{MapEntry, ObjectId, ObjectInfo, Owner, ProcessKey};
+use rustc_hash::FxHashMap;
+use sampler_abi::{FLAG_KERNEL_THREAD, SampleHead};
+
+use crate::comm::Comm;
+use crate::process::{FileKind, MapFile, Process};
+use crate::source::ObjectSource;
+
+/// A name for what has none.
+const UNKNOWN: &str = "[unknown]";
+
+/// Sorted mappings with their files, as the worker takes them.
+pub(crate) type Entries = Arc<Vec<MapEntry>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct OwnerKey {
+    process: ProcessKey,
+    generation: u64,
+    tid: u32,
+    comm: Comm,
+    cgroup_id: u64,
+}
+
+#[derive(Debug)]
+struct Resolved {
+    entries: Entries,
+    /// Places in `entries` whose file was not opened yet.
+    unopened: Vec<usize>,
+    used_at: u64,
+}
+
+/// Owners and mappings that were asked for lately.
+#[derive(Debug)]
+pub(crate) struct Resolver<O> {
+    objects: O,
+    per_thread: bool,
+    maps: FxHashMap<u64, Resolved>,
+    owners: FxHashMap<OwnerKey, (Arc<Owner>, u64)>,
+    infos: FxHashMap<ObjectId, (Arc<ObjectInfo>, u64)>,
+    epoch: u64,
+}
+
+impl<O: ObjectSource> Resolver<O> {
+    /// Knows nothing yet.
+    pub(crate) fn new(objects: O, per_thread: bool) -> Self {
+        Self {
+            objects,
+            per_thread,
+            maps: FxHashMap::default(),
+            owners: FxHashMap::default(),
+            infos: FxHashMap::default(),
+            epoch: 0,
+        }
+    }
+
+    /// The room behind.
+    pub(crate) fn objects(&self) -> &O {
+        &self.objects
+    }
+
+    /// Whom a sample belongs to. `process` is none for kernel threads, and where the table is full.
+    pub(crate) fn owner(&mut self, head: &SampleHead, process: Option<&Process>) -> Arc<Owner> {
+        let comm = Comm::from_bytes(&head.comm);
+        let leader_start_mono_ns = process.map_or(head.leader_start_mono_ns, |p| p.start.mono_ns());
+        let key = OwnerKey {
+            process: ProcessKey { tgid: head.tgid, leader_start_mono_ns },
+            generation: process.map_or(0, |p| p.generation),
+            tid: if self.per_thread { head.tid } else { 0 },
+            comm,
+            cgroup_id: head.cgroup_id,
+        };
+        let epoch = self.epoch;
+        if let Some((owner, used_at)) = self.owners.get_mut(&key) {
+            *used_at = epoch;
+            // Its file must outlive it here.
+            if let Some((_, used_at)) = owner.executable.and_then(|id| self.infos.get_mut(&id)) {
+                *used_at = epoch;
+            }
+            return Arc::clone(owner);
+        }
+        let executable = process.and_then(|p| Some((p, p.executable.as_ref()?)));
+        let object = executable.and_then(|(process, file)| self.executable(process, file));
+        let names = [
+            executable.map_or("", |(_, file)| file.file_name()).to_owned(),
+            process.map_or_else(String::new, |p| p.comm.text()),
+            comm.text(),
+            UNKNOWN.to_owned(),
+        ];
+        let owner = Arc::new(Owner {
+            process: key.process,
+            tid: self.per_thread.then_some(head.tid),
+            comm: comm.text().into(),
+            process_name: names.into_iter().find(|n| !n.is_empty()).unwrap_or_default().into(),
+            executable_path: executable.map_or_else(|| Arc::from(""), |(_, file)| Arc::clone(&file.name)),
+            executable: object.map(|info| info.id),
+            cgroup_id: head.cgroup_id,
+            container_id: process.and_then(|p| p.container.id()).cloned(),
+            kernel_thread: head.flags & FLAG_KERNEL_THREAD != 0,
+        });
+        self.owners.insert(key, (Arc::clone(&owner), epoch));
+        owner
+    }
+
+    /// The mappings of a process, with the files opened that the sample may lead through.
+    pub(crate) fn mappings(&mut self, process: &Process, head: &SampleHead, snapshot: &[u8]) -> Entries {
+        let serial = process.maps.serial();
+        let epoch = self.epoch;
+        if !self.maps.contains_key(&serial) {
+            let resolved = self.first_look(process);
+            self.maps.insert(serial, resolved);
+        }
+        let Some(resolved) = self.maps.get_mut(&serial) else { return Entries::default() };
+        resolved.used_at = epoch;
+        let wanted = wanted(resolved, head, snapshot);
+        if wanted.is_empty() {
+            return Arc::clone(&resolved.entries);
+        }
+        for index in wanted {
+            let Some(mapping) = process.maps.list().get(index) else { continue };
+            let info = self.objects.object(&mapping.file.mapped, process.tgid, mapping.start..mapping.end);
+            let entries = Arc::make_mut(&mut resolved.entries);
+            // One file may have several executable mappings.
+            resolved.unopened.retain(|&i| {
+                let same = process.maps.list().get(i).is_some_and(|m| Arc::ptr_eq(&m.file, &mapping.file));
+                if same && let Some(entry) = entries.get_mut(i) {
+                    entry.object = info.readable.then_some(info.id);
+                }
+                !same
+            });
+            self.infos.insert(info.id, (info, epoch));
+        }
+        Arc::clone(&resolved.entries)
+    }
+
+    /// A file that was resolved for some mapping or owner.
+    pub(crate) fn info(&self, object: ObjectId) -> Option<&Arc<ObjectInfo>> {
+        self.infos.get(&object).map(|(info, _)| info)
+    }
+
+    /// A window was closed: forgets what was not used for two.
+    pub(crate) fn turn(&mut self) {
+        self.epoch += 1;
+        let recent = self.epoch.saturating_sub(2);
+        self.maps.retain(|_, resolved| resolved.used_at >= recent);
+        self.owners.retain(|_, (_, used_at)| *used_at >= recent);
+        let epoch = self.epoch;
+        for object in self.maps.values().flat_map(|r| r.entries.iter()).filter_map(|e| e.object) {
+            if let Some((_, used_at)) = self.infos.get_mut(&object) {
+                *used_at = epoch;
+            }
+        }
+        self.infos.retain(|_, (_, used_at)| *used_at >= recent);
+    }
+
+    /// The mappings with the files that are known anyhow.
+    fn first_look(&mut self, process: &Process) -> Resolved {
+        let mut unopened = Vec::new();
+        let mut entries = Vec::with_capacity(process.maps.list().len());
+        for (index, mapping) in process.maps.list().iter().enumerate() {
+            let info = match mapping.file.kind {
+                FileKind::Vdso => self.objects.vdso(),
+                FileKind::Anonymous => None,
+                FileKind::File => {
+                    let known = self.objects.known(&mapping.file.mapped);
+                    if known.is_none() {
+                        unopened.push(index);
+                    }
+                    known
+                }
+            };
+            let file_offset = if mapping.file.kind == FileKind::Vdso { 0 } else { mapping.offset };
+            let object = info.as_ref().filter(|i| i.readable).map(|i| i.id);
+            entries.push(MapEntry { start: mapping.start, end: mapping.end, file_offset, object });
+            if let Some(info) = info {
+                self.infos.insert(info.id, (info, self.epoch));
+            }
+        }
+        Resolved { entries: Arc::new(entries), unopened, used_at: self.epoch }
+    }
+
+    fn executable(&mut self, process: &Process, file: &Arc<MapFile>) -> Option<Arc<ObjectInfo>> {
+        let mapping = process.maps.list().iter().find(|m| m.file.same_file(file));
+        let info = match mapping {
+            _ if file.kind != FileKind::File => None,
+            Some(m) => Some(self.objects.object(&m.file.mapped, process.tgid, m.start..m.end)),
+            None => self.objects.known(&file.mapped),
+        }?;
+        self.infos.insert(info.id, (Arc::clone(&info), self.epoch));
+        Some(info)
+    }
+}
+
+/// The files not opened yet that a register or a word of the snapshot points into: one mapping for each.
+fn wanted(resolved: &Resolved, head: &SampleHead, snapshot: &[u8]) -> Vec<usize> {
+    let mut wanted = Vec::new();
+    let bounds = |&i: &usize| resolved.entries.get(i).map(|e| (i, e.start, e.end));
+    let ranges: Vec<_> = resolved.unopened.iter().filter_map(bounds).collect();
+    let (Some(&(_, low, _)), Some(&(_, _, high))) = (ranges.first(), ranges.last()) else { return wanted };
+    let (words, _) = snapshot.as_chunks::<8>();
+    let words = words.iter().map(|word| u64::from_ne_bytes(*word));
+    for address in [head.user_pc, head.user_lr].into_iter().chain(words) {
+        if address < low || address > high {
+            continue;
+        }
+        // A return address may be the mapping's end: its call is the last instruction.
+        for &(index, start, end) in &ranges {
+            if start <= address && address <= end && !wanted.contains(&index) {
+                wanted.push(index);
+            }
+        }
+    }
+    wanted
+}
+
+#[cfg(test)]
+mod tests;

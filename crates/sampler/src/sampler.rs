@@ -1,0 +1,236 @@
+//! Starting and stopping: what is opened in which order, and the two threads.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use objects::Objects;
+use profile::{DropReason, Ledger, Window};
+use rustc_hash::FxHashSet;
+
+use crate::aggregate::AggregatorConfig;
+use crate::clock;
+use crate::config::{SamplerConfig, Target};
+use crate::drain::Drainer;
+use crate::error::SamplerError;
+use crate::inbox::Inbox;
+use crate::kernel::{KernelSide, online_cpus};
+use crate::pipeline::{Pipeline, Shared};
+use crate::proc_scan::{ProcFs, ProcSource};
+use crate::sample::Pool;
+use crate::sideband::SideBand;
+use crate::stats::{Counted, StatsHandle};
+use crate::targets::Targets;
+
+/// How long the last windows wait for room in the channel when the sampler stops.
+const LAST_SEND_TIMEOUT: Duration = Duration::from_secs(2);
+const LAST_SEND_STEP: Duration = Duration::from_millis(10);
+/// The unwinding thread looks at the clock at least this often.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Rounds of looking for descendants that were forked while looking.
+const CHILD_ROUNDS: usize = 5;
+
+/// A running sampler.
+#[derive(Debug)]
+pub struct Sampler {
+    stop: EventFd,
+    drain: Option<JoinHandle<()>>,
+    unwind: Option<JoinHandle<()>>,
+    stats: StatsHandle,
+    targets: Targets,
+}
+
+impl Sampler {
+    /// Opens the side-band rings, reads /proc, attaches the timers, and starts the threads "drain" and "unwind".
+    /// Closed windows go into `windows`; where it is full they are dropped and counted.
+    ///
+    /// # Errors
+    /// [`SamplerError`]; nothing is left attached then.
+    pub fn start(
+        config: SamplerConfig,
+        objects: Arc<Objects>,
+        ledger: Arc<Ledger>,
+        windows: SyncSender<Window>,
+    ) -> Result<Self, SamplerError> {
+        config.check()?;
+        let proc = ProcFs::new();
+        if !clock::in_initial_pid_namespace() {
+            return Err(SamplerError::PidNamespace);
+        }
+        let targets = Targets::look_up(&config.target, &proc)?;
+        let mut kernel = KernelSide::load(&config.kernel(std::process::id()))?;
+        let online = online_cpus().map_err(SamplerError::Cpus)?;
+        let page_bytes = usize::try_from(procfs::page_size()).unwrap_or(4096);
+        // Records first, then /proc, then samples: what changes while /proc is read is in the records.
+        let sideband = SideBand::open(&online, page_bytes)?;
+        let scanned_mono_ns = clock::now().mono_ns;
+        let scanned = proc.all();
+        let began = clock::now();
+        kernel.attach()?;
+        let follow = follow_children(&config.target, &mut kernel, &proc)?;
+        let stats_source = kernel.counters();
+
+        let counted = Arc::new(Counted::default());
+        let shared = Arc::new(Shared {
+            ledger,
+            counted: Arc::clone(&counted),
+            inbox: Inbox::new(config.merge_bytes),
+            pool: Pool::default(),
+        });
+        let system = |what| move |source| SamplerError::System { what, source };
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(io::Error::from);
+        let stop = stop.map_err(system("an eventfd"))?;
+        let drainer = Drainer::new(kernel, sideband, Arc::clone(&shared), &stop, follow);
+        let drainer = drainer.map_err(system("an epoll instance"))?;
+        let aggregation = AggregatorConfig {
+            length_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
+            period_ns: config.period_ns(),
+            timestamps: config.timestamps,
+        };
+        let mut pipeline = Pipeline::new(Arc::clone(&shared), objects, proc, config.per_thread, aggregation, began);
+        pipeline.scanned(scanned_mono_ns, scanned);
+
+        let mut sampler =
+            Self { stop, drain: None, unwind: None, stats: StatsHandle::new(stats_source, counted), targets };
+        let unwind = move || unwind_thread(pipeline, &shared, &windows);
+        // Should the second thread not start, dropping `sampler` stops what runs; the unwinding thread is started
+        // last, so that it never waits for a batch that nobody sends.
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+        sampler.drain = Some(spawn("drain").spawn(move || drainer.run()).map_err(system("the thread \"drain\""))?);
+        sampler.unwind = Some(spawn("unwind").spawn(unwind).map_err(system("the thread \"unwind\""))?);
+        Ok(sampler)
+    }
+
+    /// A reader of the sampler's numbers.
+    #[must_use]
+    pub fn stats(&self) -> StatsHandle {
+        self.stats.clone()
+    }
+
+    /// Whether all processes are gone that were named; never where all are sampled.
+    #[must_use]
+    pub fn target_exited(&self) -> bool {
+        self.targets.exited()
+    }
+
+    /// Detaches the timers, takes everything that is in the rings through to the last window, sends that, and waits
+    /// for the threads to end. Where nobody receives, that takes up to two seconds, and what is left is counted.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        // Writing to an eventfd fails only at 2^64 - 1.
+        let _ = self.stop.write(1);
+        for thread in [self.drain.take(), self.unwind.take()].into_iter().flatten() {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the sampler has panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+fn unwind_thread(mut pipeline: Pipeline<Arc<Objects>, ProcFs>, shared: &Shared, windows: &SyncSender<Window>) {
+    loop {
+        let Some(batch) = shared.inbox.take(TAKE_TIMEOUT) else { continue };
+        let is_last = batch.is_last;
+        let closed = pipeline.batch(batch, clock::now());
+        if is_last {
+            for window in closed.into_iter().chain(pipeline.finish(clock::now())) {
+                send_last(window, shared, windows);
+            }
+            return;
+        }
+        for window in closed {
+            send(window, shared, windows);
+        }
+    }
+}
+
+fn send(window: Window, shared: &Shared, windows: &SyncSender<Window>) {
+    let samples = window.samples;
+    shared.ledger.closed(samples);
+    if windows.try_send(window).is_err() {
+        shared.ledger.dropped(DropReason::NamingFull, samples);
+    }
+}
+
+/// At the end there is no next window that would be late: the receiver gets time.
+fn send_last(window: Window, shared: &Shared, windows: &SyncSender<Window>) {
+    let samples = window.samples;
+    shared.ledger.closed(samples);
+    let until = Instant::now() + LAST_SEND_TIMEOUT;
+    let mut waiting = window;
+    loop {
+        waiting = match windows.try_send(waiting) {
+            Ok(()) => return,
+            Err(TrySendError::Full(window)) if Instant::now() < until => window,
+            Err(_) => return shared.ledger.dropped(DropReason::NamingFull, samples),
+        };
+        thread::sleep(LAST_SEND_STEP);
+    }
+}
+
+/// Lists the descendants that run already. Returns all that are listed where the kernel side cannot list children.
+fn follow_children(
+    target: &Target,
+    kernel: &mut KernelSide,
+    proc: &ProcFs,
+) -> Result<Option<FxHashSet<u32>>, SamplerError> {
+    let Target::Processes { tgids, children: true } = target else { return Ok(None) };
+    let mut listed: FxHashSet<u32> = tgids.iter().copied().collect();
+    for _ in 0..CHILD_ROUNDS {
+        let new = descendants(&proc.parents(), &listed);
+        if new.is_empty() {
+            break;
+        }
+        for tgid in new {
+            kernel.add_tgid(tgid)?;
+            listed.insert(tgid);
+        }
+    }
+    if let Some(error) = kernel.children_error() {
+        tracing::warn!(error = %error, "children are listed up to 200 ms after their fork");
+        return Ok(Some(listed));
+    }
+    Ok(None)
+}
+
+/// The processes whose line of parents leads to a listed one.
+fn descendants(parents: &BTreeMap<u32, u32>, listed: &FxHashSet<u32>) -> Vec<u32> {
+    let leads_there = |&tgid: &u32| {
+        let mut at = tgid;
+        // No line is longer than there are processes, even if /proc changed in between.
+        for _ in 0..parents.len() {
+            match parents.get(&at) {
+                Some(parent) if listed.contains(parent) => return true,
+                Some(&parent) => at = parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    parents.keys().copied().filter(|tgid| !listed.contains(tgid)).filter(leads_there).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descendants_of_descendants_count() {
+        let parents = BTreeMap::from([(1, 0), (2, 1), (3, 2), (4, 3), (5, 1), (6, 6)]);
+        assert_eq!(descendants(&parents, &FxHashSet::from_iter([2])), [3, 4]);
+        assert_eq!(descendants(&parents, &FxHashSet::from_iter([4])), [] as [u32; 0]);
+    }
+}

@@ -1,0 +1,246 @@
+//! Samples on their way through the worker, in batches.
+//!
+//! **In**: samples with owner and mappings. **Out**: the same in the same order, with frames. **Units**: addresses of
+//! the process; frames hold lookup addresses. **Limits**: a batch is full at [`BATCH_SAMPLES`] or [`BATCH_BYTES`]; a
+//! stack has at most [`MAX_FRAMES`] user frames, whatever the worker answers.
+
+use std::sync::Arc;
+
+use objects::{UnwindRequest, UserSample};
+use profile::{ElfAddress, Frame, ObjectId, Owner, StackEnd, UserAddress, UserFrame, UserRegisters, UserStack};
+use sampler_abi::SampleHead;
+
+use crate::process::MapSet;
+use crate::resolve::Entries;
+use crate::sample::Sample;
+
+const BATCH_SAMPLES: usize = 256;
+const BATCH_BYTES: usize = 2 << 20;
+/// User frames of one stack; the worker's own limit is lower.
+const MAX_FRAMES: usize = 4096;
+
+/// How the user half of a sample comes to its frames.
+#[derive(Debug)]
+pub(crate) enum UserHalf {
+    /// It has none, or none can be had: but for the address at its leaf, perhaps.
+    Ended(StackEnd),
+    /// The worker unwinds it with these mappings.
+    Snapshot(Entries),
+}
+
+/// A sample that waits for its frames.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) sample: Sample,
+    pub(crate) owner: Arc<Owner>,
+    /// Of its process, for the names of what is no file. None for kernel threads and unknown processes.
+    pub(crate) maps: Option<Arc<MapSet>>,
+    pub(crate) user: UserHalf,
+}
+
+/// Samples that wait for the next batch.
+#[derive(Debug, Default)]
+pub(crate) struct WaitingList {
+    list: Vec<Waiting>,
+    bytes: usize,
+}
+
+impl WaitingList {
+    /// Adds one; true when the batch is full.
+    pub(crate) fn push(&mut self, waiting: Waiting) -> bool {
+        self.bytes += waiting.sample.snapshot.len();
+        self.list.push(waiting);
+        self.list.len() >= BATCH_SAMPLES || self.bytes >= BATCH_BYTES
+    }
+
+    /// Empties it.
+    pub(crate) fn take(&mut self) -> Vec<Waiting> {
+        self.bytes = 0;
+        std::mem::take(&mut self.list)
+    }
+}
+
+/// Unwinds the snapshots among `waiting`: one answer for each that has one, none for the others. The snapshots'
+/// buffers are where they were afterwards.
+pub(crate) fn unwind(
+    waiting: &mut [Waiting],
+    through: impl FnOnce(&UnwindRequest) -> Vec<UserStack>,
+) -> Vec<Option<UserStack>> {
+    let mut request = UnwindRequest::default();
+    let mut sets: Vec<Entries> = Vec::new();
+    for Waiting { sample, user, .. } in &mut *waiting {
+        let UserHalf::Snapshot(entries) = user else { continue };
+        let known = sets.iter().position(|set| Arc::ptr_eq(set, entries));
+        let process = known.unwrap_or_else(|| {
+            request.processes.push(entries.to_vec());
+            sets.push(Arc::clone(entries));
+            sets.len() - 1
+        });
+        request.samples.push(UserSample {
+            process: u32::try_from(process).unwrap_or(u32::MAX),
+            registers: registers(&sample.head),
+            stack: std::mem::take(&mut sample.snapshot),
+        });
+    }
+    let mut answers = if request.samples.is_empty() { Vec::new() } else { through(&request) }.into_iter();
+    let mut sent = request.samples.iter_mut();
+    waiting
+        .iter_mut()
+        .map(|w| match w.user {
+            UserHalf::Ended(_) => None,
+            UserHalf::Snapshot(_) => {
+                if let Some(sent) = sent.next() {
+                    w.sample.snapshot = std::mem::take(&mut sent.stack);
+                }
+                let failed = || UserStack { frames: Vec::new(), end: StackEnd::WorkerFailed };
+                Some(answers.next().unwrap_or_else(failed))
+            }
+        })
+        .collect()
+}
+
+/// The whole stack of a sample into `frames`, leaf first; never empty. Returns how it ended. `is_known` says whether
+/// an object is one that this room has named to the worker.
+pub(crate) fn build_stack(
+    waiting: &Waiting,
+    answer: Option<UserStack>,
+    is_known: impl Fn(ObjectId) -> bool,
+    frames: &mut Vec<Frame>,
+) -> StackEnd {
+    frames.clear();
+    // The leaf is where the CPU was; of the others the address is where they return to.
+    let kernel = waiting.sample.kernel.iter().enumerate();
+    frames.extend(kernel.map(|(i, &pc)| Frame::Kernel(if i == 0 { pc } else { pc.saturating_sub(1) })));
+    let name = |address: u64| {
+        let mapping = waiting.maps.as_ref().and_then(|maps| maps.find(address));
+        mapping.map_or_else(|| Arc::from(""), |m| Arc::clone(&m.file.name))
+    };
+    let unmapped = |address| Frame::Unmapped { mapping: name(address), address: UserAddress(address) };
+    let end = match (answer, &waiting.user) {
+        (Some(UserStack { frames: user, end }), _) => {
+            // A failed worker has no frames at all; where the CPU was is known anyhow.
+            let leaf = (user.is_empty() && !end.is_whole()).then(|| unmapped(waiting.sample.head.user_pc));
+            frames.extend(leaf);
+            frames.extend(user.into_iter().take(MAX_FRAMES).map(|frame| match frame {
+                UserFrame::Object { object, address } if is_known(object) => {
+                    Frame::Object { object, address: ElfAddress(address) }
+                }
+                UserFrame::Object { address, .. } | UserFrame::Unmapped { address } => unmapped(address),
+            }));
+            end
+        }
+        (None, UserHalf::Ended(end)) => {
+            let has_leaf = matches!(end, StackEnd::UnknownProcess | StackEnd::Compat);
+            frames.extend(has_leaf.then(|| unmapped(waiting.sample.head.user_pc)));
+            *end
+        }
+        (None, UserHalf::Snapshot(_)) => StackEnd::WorkerFailed,
+    };
+    if !end.is_whole() || frames.is_empty() {
+        frames.push(Frame::Cut(end));
+    }
+    end
+}
+
+fn registers(head: &SampleHead) -> UserRegisters {
+    UserRegisters { pc: head.user_pc, sp: head.user_sp, fp: head.user_fp, lr: head.user_lr }
+}
+
+#[cfg(test)]
+mod tests {
+    use objects::MappedFile;
+    use profile::MapEntry;
+
+    use super::*;
+    use crate::process::{MapBudget, MapFile, Mapping};
+
+    fn waiting(user: UserHalf) -> Waiting {
+        let budget = Arc::new(MapBudget::default());
+        let mut maps = MapSet::new(&budget);
+        let file = Arc::new(MapFile::new(MappedFile { path: b"//anon".to_vec(), ..MappedFile::default() }));
+        assert!(maps.insert(Mapping { start: 0x1000, end: 0x2000, offset: 0, file }));
+        let head = SampleHead { user_pc: 0x1234, ..SampleHead::default() };
+        let sample = Sample { head, kernel: vec![0xf0, 0xf8], snapshot: b"stack".to_vec() };
+        Waiting { sample, owner: Arc::default(), maps: Some(Arc::new(maps)), user }
+    }
+
+    fn entries() -> Entries {
+        Arc::new(vec![MapEntry { start: 0x1000, end: 0x2000, file_offset: 0, object: None }])
+    }
+
+    #[test]
+    fn kernel_frames_come_first_and_callers_are_looked_up_at_their_call() {
+        let mut all = vec![waiting(UserHalf::Snapshot(entries()))];
+        let answers = unwind(&mut all, |request| {
+            assert_eq!(request.samples[0].stack, b"stack");
+            assert_eq!(request.samples[0].registers.pc, 0x1234);
+            let frames = vec![
+                UserFrame::Object { object: ObjectId(7), address: 0x99 },
+                UserFrame::Object { object: ObjectId(8), address: 0x77 },
+                UserFrame::Unmapped { address: 0x1001 },
+            ];
+            vec![UserStack { frames, end: StackEnd::BadFrame }]
+        });
+        assert_eq!(all[0].sample.snapshot, b"stack", "the buffer came back");
+        let mut frames = Vec::new();
+        let end = build_stack(&all[0], answers.into_iter().next().unwrap(), |id| id == ObjectId(7), &mut frames);
+        let unmapped =
+            |mapping: &str, address| Frame::Unmapped { mapping: mapping.into(), address: UserAddress(address) };
+        assert_eq!(end, StackEnd::BadFrame);
+        assert_eq!(
+            frames,
+            [
+                Frame::Kernel(0xf0),
+                Frame::Kernel(0xf7),
+                Frame::Object { object: ObjectId(7), address: ElfAddress(0x99) },
+                unmapped("", 0x77),
+                unmapped("//anon", 0x1001),
+                Frame::Cut(StackEnd::BadFrame),
+            ]
+        );
+    }
+
+    #[test]
+    fn each_set_of_mappings_is_sent_once_and_missing_answers_are_failures() {
+        let shared = entries();
+        let mut all = vec![
+            waiting(UserHalf::Snapshot(Arc::clone(&shared))),
+            waiting(UserHalf::Ended(StackEnd::NoUserHalf)),
+            waiting(UserHalf::Snapshot(shared)),
+            waiting(UserHalf::Snapshot(entries())),
+        ];
+        let answers = unwind(&mut all, |request| {
+            assert_eq!(request.processes.len(), 2);
+            assert_eq!(request.samples.iter().map(|s| s.process).collect::<Vec<_>>(), [0, 0, 1]);
+            vec![UserStack { frames: vec![UserFrame::Unmapped { address: 1 }], end: StackEnd::Root }]
+        });
+        let ends: Vec<_> = answers.iter().map(|a| a.as_ref().map(|a| a.end)).collect();
+        let failed = Some(StackEnd::WorkerFailed);
+        assert_eq!(ends, [Some(StackEnd::Root), None, failed, failed]);
+    }
+
+    #[test]
+    fn no_stack_is_empty() {
+        let mut frames = Vec::new();
+        for end in StackEnd::ALL {
+            let mut bare = waiting(UserHalf::Ended(end));
+            bare.sample.kernel.clear();
+            assert_eq!(build_stack(&bare, None, |_| true, &mut frames), end);
+            assert_eq!(frames.last(), Some(&Frame::Cut(end)), "{end:?}");
+            let with_kernel = waiting(UserHalf::Ended(end));
+            build_stack(&with_kernel, None, |_| true, &mut frames);
+            assert_eq!(matches!(frames.last(), Some(Frame::Cut(_))), !end.is_whole());
+        }
+    }
+
+    #[test]
+    fn a_batch_is_full_by_count_or_by_bytes() {
+        let mut list = WaitingList::default();
+        let pushed = (0..).take_while(|_| !list.push(waiting(UserHalf::Ended(StackEnd::Root)))).count();
+        assert_eq!(pushed + 1, BATCH_SAMPLES);
+        assert_eq!(list.take().len(), BATCH_SAMPLES);
+        let mut big = waiting(UserHalf::Ended(StackEnd::Root));
+        big.sample.snapshot = vec![0; BATCH_BYTES];
+        assert!(list.push(big));
+    }
+}
