@@ -10,6 +10,7 @@ pub mod browser;
 pub mod collector;
 pub mod hostile;
 pub mod otlp;
+pub mod page;
 pub mod paths;
 pub mod pprof;
 pub mod process;

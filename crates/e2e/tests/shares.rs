@@ -13,7 +13,7 @@ use e2e::process::{Running, Start};
 use e2e::pyroscope::Pyroscope;
 use e2e::stacks::{Stacks, differences};
 use e2e::truth::Truth;
-use e2e::{figure, paths, pprof};
+use e2e::{figure, page, paths, pprof};
 
 /// How far a share may be off, in percentage points.
 const TOLERANCE: f64 = 3.0;
@@ -89,7 +89,7 @@ fn every_sink_tells_the_truth_and_the_same() -> Result<()> {
         };
         Ok::<_, anyhow::Error>((joined(a)?, joined(b)?, joined(c)?))
     })?;
-    let page = page(&grpc, &from_grpc)?;
+    let page = page::stacks(&grpc, from_grpc.from_unix_ns, from_grpc.to_unix_ns)?;
     // What is still on its way goes out at the end.
     let ends = [grpc.stop()?, http.stop()?, direct.stop()?];
     for end in ends {
@@ -161,12 +161,6 @@ fn every_sink_tells_the_truth_and_the_same() -> Result<()> {
     let two = from_direct.of_pid(half.process.pid()).total() + from_direct.of_pid(most.process.pid()).total();
     ensure!(straight.total() >= two, "Pyroscope has {} samples of two instances that have {two}", straight.total());
     Ok(())
-}
-
-/// What the page is drawn from, over the same windows.
-fn page(agent: &Agent, span: &Stacks) -> Result<Stacks> {
-    let _ = agent;
-    Ok(span.clone())
 }
 
 #[test]
