@@ -160,7 +160,6 @@ fn shutdown_timeout(text: &str) -> Result<Duration, String> {
     range(text, Duration::ZERO, Duration::from_secs(300))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the table hands every value by reference")]
 fn show_duration_ref(d: &Duration) -> String {
     show_duration(*d)
 }
@@ -194,12 +193,10 @@ fn request_bytes(text: &str) -> Result<u64, String> {
     bytes_between(text, 64 << 10, (4 << 20) - 1024)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the table hands every value by reference")]
 fn show_bytes_32(n: &u32) -> String {
     show_bytes(u64::from(*n))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the table hands every value by reference")]
 fn show_bytes_64(n: &u64) -> String {
     show_bytes(*n)
 }
@@ -212,7 +209,6 @@ fn profiles_from(text: &str) -> Result<ProfilesFrom, String> {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the table hands every value by reference")]
 fn show_profiles_from(from: &ProfilesFrom) -> String {
     match from {
         ProfilesFrom::Loopback => "loopback",
@@ -245,7 +241,6 @@ fn service_name(text: &str) -> Result<Option<String>, String> {
     Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty()))
 }
 
-#[expect(clippy::ref_option, reason = "the table hands every value by reference")]
 fn show_service_name(name: &Option<String>) -> String {
     name.clone().unwrap_or_default()
 }
@@ -258,7 +253,6 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the table hands every value by reference")]
 fn show_log_format(format: &LogFormat) -> String {
     match format {
         LogFormat::Text => "text",

@@ -15,12 +15,19 @@ mod substitute;
 mod value;
 mod yaml;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
 
 pub(crate) use env::Environment;
 pub(crate) use error::ConfigError;
-pub(crate) use keys::KEYS;
 pub(crate) use settings::Settings;
+
+/// The shortest recording.
+const MIN_DURATION: Duration = Duration::from_millis(100);
+/// The longest.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
 /// A setting from the command line: its path, its value.
 pub(crate) type Override = (&'static str, String);
@@ -41,7 +48,21 @@ pub(crate) struct Loaded {
 /// # Errors
 /// The first thing that is wrong, with its origin.
 pub(crate) fn load(file: Option<&Path>, env: &Environment, flags: &[Override]) -> Result<Loaded, ConfigError> {
+    load_over(&[], file, env, flags)
+}
+
+/// The same over other defaults.
+///
+/// # Errors
+/// The first thing that is wrong, with its origin.
+pub(crate) fn load_over(
+    usual: &[Override],
+    file: Option<&Path>,
+    env: &Environment,
+    flags: &[Override],
+) -> Result<Loaded, ConfigError> {
     let mut settings = Settings::default();
+    put(&mut settings, usual)?;
     let file = match file {
         Some(file) => Some(file.to_owned()),
         None => env.get("OTEL_CONFIG_FILE")?.map(PathBuf::from),
@@ -53,15 +74,7 @@ pub(crate) fn load(file: Option<&Path>, env: &Environment, flags: &[Override]) -
     } else {
         env::apply(env, &mut settings)?;
     }
-    for (path, value) in flags {
-        if let Some(key) = keys::by_path(path) {
-            (key.set)(&mut settings, value).map_err(|problem| ConfigError::Value {
-                origin: key.flag.to_owned(),
-                value: value.clone(),
-                problem,
-            })?;
-        }
-    }
+    put(&mut settings, flags)?;
     if settings.sampling.children && settings.sampling.pids.is_empty() {
         return Err(ConfigError::Secret {
             origin: "--children".to_owned(),
@@ -71,6 +84,60 @@ pub(crate) fn load(file: Option<&Path>, env: &Environment, flags: &[Override]) -
     // A profile is made of whole base windows.
     settings.export.interval = settings.export.interval.max(settings.sampling.window);
     Ok(Loaded { settings, file, ignored })
+}
+
+fn put(settings: &mut Settings, overrides: &[Override]) -> Result<(), ConfigError> {
+    for (path, value) in overrides {
+        if let Some(key) = keys::by_path(path) {
+            (key.set)(settings, value).map_err(|problem| ConfigError::Value {
+                origin: key.flag.to_owned(),
+                value: value.clone(),
+                problem,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The value of `--duration`.
+///
+/// # Errors
+/// It is no duration, or none at all.
+pub(crate) fn duration(text: &str) -> Result<Duration, ConfigError> {
+    let bad = |problem: String| ConfigError::Value { origin: "--duration".to_owned(), value: text.to_owned(), problem };
+    match value::duration(text, Duration::from_secs(1)) {
+        Ok(d) if d < MIN_DURATION || d > MAX_DURATION => Err(bad("is out of range: 100ms to 24h".to_owned())),
+        other => other.map_err(bad),
+    }
+}
+
+/// An address given by a flag.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn listen(flag: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let bad = |problem| ConfigError::Value { origin: flag.to_owned(), value: text.to_owned(), problem };
+    value::listen(text).map_err(bad)
+}
+
+/// `profiler config`: checks the sources and shows the settings.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(crate) fn show(file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let loaded = load(file, &Environment::of_this_process(), &[])?;
+    let s = &loaded.settings;
+    let mut out = String::new();
+    let mut line = |key: &str, value: String| out.push_str(&format!("{key}: {value}\n"));
+    line("file", loaded.file.map_or_else(|| "none".to_owned(), |f| f.display().to_string()));
+    for key in keys::KEYS {
+        line(key.path, (key.get)(s));
+    }
+    line("otlp", s.otlp.as_ref().map_or_else(|| "none".to_owned(), |o| format!("{o:?}")));
+    line("metrics", format!("{:?}", s.metrics));
+    line("resource", format!("{:?}", s.resource));
+    crate::print(&out);
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -1,0 +1,234 @@
+//! The agent: samples until it is told to stop, shows what it sees on the port, pushes it where it is told to.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use exporter::delivery::Delivery;
+use exporter::health::Health;
+use exporter::metrics::{BuildInfo, Metrics, Sources};
+use exporter::store::{Store, StoreSettings};
+use exporter::web::{self, AllowedFrom, WebSettings};
+use nix::sys::signal::Signal;
+use profile::{Ledger, Profile};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use crate::cli::AgentArgs;
+use crate::config::settings::{ProfilesFrom, Settings};
+use crate::config::{self, Environment};
+use crate::host::Host;
+use crate::pipeline::{Pipeline, Rooms, log_ledger};
+use crate::totals::Totals;
+use crate::{listen, logging, receivers, signals, target};
+
+/// How long requests under way may take when the agent stops.
+const WEB_GRACE: Duration = Duration::from_secs(2);
+/// Rows of the table at the end.
+const TABLE_ROWS: usize = 50;
+
+/// Runs the agent to its end.
+///
+/// # Errors
+/// What keeps it from starting.
+pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
+    let (notify, signals) = channel();
+    // First of all: every thread that is started later inherits the blocked signals.
+    signals::watch(notify).context("cannot watch signals")?;
+    let loaded = config::load(args.common.config.as_deref(), &Environment::of_this_process(), &args.overrides())?;
+    let settings = loaded.settings;
+    logging::start(&settings.log);
+    if !loaded.ignored.is_empty() {
+        let variables = loaded.ignored.join(" ");
+        tracing::info!(variables, "a configuration file is used: these variables count only where it refers to them");
+    }
+    target::check_pid_namespace()?;
+    target::check_processes(&settings.sampling.pids)?;
+    let listener = listen::bind(settings.web.listen)?;
+    let address = listener.local_addr().context("the listening socket has no address")?;
+    let running = Running::start(&settings, listener)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        frequency_hz = settings.sampling.frequency_hz,
+        page = page(address),
+        otlp = settings.otlp.as_ref().map(|o| o.endpoint.as_str()),
+        "profiling"
+    );
+    running.until_stopped(&signals, &settings);
+    running.finish(&settings);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a person on this machine finds the page.
+fn page(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("http://localhost:{}/", address.port())
+    } else {
+        format!("http://{address}/")
+    }
+}
+
+/// All rooms, wired.
+struct Running {
+    pipeline: Pipeline,
+    rooms: Arc<Rooms>,
+    delivery: Option<Arc<Delivery>>,
+    push: Option<receivers::MetricsPush>,
+    totals: Option<Arc<Mutex<Totals>>>,
+    web: tokio::task::JoinHandle<()>,
+    stop_web: oneshot::Sender<()>,
+    runtime: Runtime,
+}
+
+impl Running {
+    fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(8)
+            .thread_name("web")
+            .enable_all()
+            .build()
+            .context("cannot start the threads for network traffic")?;
+        let host = Host::describe();
+        let ledger = Arc::new(Ledger::default());
+        let store = Arc::new(Store::new(StoreSettings {
+            max_age: settings.web.keep,
+            max_bytes: usize::try_from(settings.web.keep_bytes).unwrap_or(usize::MAX),
+        }));
+        let delivery = settings
+            .otlp
+            .as_ref()
+            .map(|otlp| receivers::profiles(otlp, settings, &host, Arc::clone(&ledger), runtime.handle()))
+            .transpose()?
+            .map(Arc::new);
+        let totals = settings.print.then(|| Arc::new(Mutex::new(Totals::default())));
+        let sink = sink(Arc::clone(&store), delivery.clone(), totals.clone(), Arc::clone(&ledger));
+        let pipeline = Pipeline::start(&settings.sampling, ledger, sink)?;
+        let rooms = pipeline.rooms();
+        let metrics = Arc::new(Metrics::new(Sources {
+            statistics: Arc::clone(&rooms) as _,
+            delivery: delivery.as_ref().map(|d| d.stats_handle()),
+            store: Some(Arc::clone(&store)),
+            build: BuildInfo {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                revision: option_env!("PROFILER_REVISION").unwrap_or_default().to_owned(),
+            },
+        })?);
+        let push = settings
+            .metrics
+            .otlp
+            .as_ref()
+            .map(|otlp| receivers::metrics(otlp, settings, &host, &metrics, runtime.handle()))
+            .transpose()?;
+        let health = Arc::new(Condition { rooms: Arc::clone(&rooms), window: settings.sampling.window });
+        let web_settings = WebSettings {
+            profiles_allowed_from: match settings.web.profiles_from {
+                ProfilesFrom::Loopback => AllowedFrom::Loopback,
+                ProfilesFrom::Any => AllowedFrom::Any,
+            },
+            how_to_allow: "start the profiler with --profiles-from any (or PROFILER_PROFILES_FROM=any)".to_owned(),
+            pprof_comment: concat!("profiler ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let (stop_web, stopped) = oneshot::channel();
+        let web = runtime.spawn(async move {
+            let shutdown = async move {
+                let _ = stopped.await;
+            };
+            if let Err(error) = web::serve(listener, web_settings, store, metrics, health, shutdown).await {
+                tracing::error!(%error, "the page and the metrics are gone");
+            }
+        });
+        Ok(Self { pipeline, rooms, delivery, push, totals, web, stop_web, runtime })
+    }
+
+    /// Waits for a signal. That the processes asked for are gone is told once: their profile can still be looked at.
+    fn until_stopped(&self, signals: &Receiver<Signal>, settings: &Settings) {
+        let mut told = settings.sampling.pids.is_empty();
+        loop {
+            match signals.recv_timeout(Duration::from_secs(1)) {
+                Ok(signal) => {
+                    tracing::info!(signal = signal.as_str(), "stopping; a second signal stops at once");
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if !told && self.pipeline.target_exited() {
+                told = true;
+                tracing::warn!("every process that was asked for has ended; the page still shows what was seen");
+            }
+        }
+    }
+
+    /// Flushes everything in the order of the way, and tells what became of every sample.
+    fn finish(self, settings: &Settings) {
+        self.pipeline.stop();
+        self.runtime.block_on(async {
+            if let Some(delivery) = &self.delivery {
+                delivery.flush(settings.export.shutdown_timeout).await;
+            }
+        });
+        log_ledger(&exporter::metrics::Statistics::snapshot(self.rooms.as_ref()));
+        if let Some(push) = self.push {
+            push.shutdown(&self.runtime, settings.export.shutdown_timeout);
+        }
+        let _ = self.stop_web.send(());
+        let _ = self.runtime.block_on(async { tokio::time::timeout(WEB_GRACE, self.web).await });
+        if let Some(totals) = &self.totals {
+            let totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+            crate::print(&totals.render(TABLE_ROWS));
+        }
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+/// What becomes of a named window. The primary sink is delivery where there is one, else publishing.
+fn sink(
+    store: Arc<Store>,
+    delivery: Option<Arc<Delivery>>,
+    totals: Option<Arc<Mutex<Totals>>>,
+    ledger: Arc<Ledger>,
+) -> impl FnMut(Arc<Profile>) + Send + 'static {
+    move |profile| {
+        if let Some(totals) = &totals {
+            totals.lock().unwrap_or_else(PoisonError::into_inner).add(&profile);
+        }
+        store.publish(Arc::clone(&profile));
+        match &delivery {
+            Some(delivery) => delivery.push(profile),
+            None => ledger.exported(profile.samples()),
+        }
+    }
+}
+
+/// What the health endpoints answer.
+struct Condition {
+    rooms: Arc<Rooms>,
+    window: Duration,
+}
+
+impl Health for Condition {
+    fn ready(&self) -> Result<(), String> {
+        self.live()?;
+        if !self.rooms.attached_everywhere() {
+            return Err("not every CPU that is online is sampled".to_owned());
+        }
+        Ok(())
+    }
+
+    fn live(&self) -> Result<(), String> {
+        let progress = self.rooms.progress();
+        if !progress.running() {
+            return Err("the naming thread has ended".to_owned());
+        }
+        let longest = self.window * 6 + Duration::from_secs(60);
+        let idle = Duration::from_millis(progress.idle_ms());
+        if idle > longest {
+            return Err(format!("no window was named for {} s", idle.as_secs()));
+        }
+        Ok(())
+    }
+}

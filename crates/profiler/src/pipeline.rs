@@ -1,0 +1,177 @@
+//! The wiring that agent and `record` share: sampler, worker, naming, and the numbers of all rooms.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use exporter::metrics::Statistics;
+use objects::{Objects, ObjectsConfig};
+use profile::ledger::KernelCounts;
+use profile::stats::{CpuTicks, SamplerStats, Snapshot};
+use profile::{Ledger, Profile};
+use sampler::{Sampler, SamplerConfig, StatsHandle, Target};
+use symbolizer::NamerCounters;
+
+use crate::config::settings::Sampling;
+use crate::naming::{Naming, Progress};
+
+/// Everything between the kernel and a sink.
+pub(crate) struct Pipeline {
+    sampler: Sampler,
+    naming: Naming,
+    rooms: Arc<Rooms>,
+}
+
+/// The numbers of all rooms; they stay readable when the pipeline has stopped.
+pub(crate) struct Rooms {
+    ledger: Arc<Ledger>,
+    objects: Arc<Objects>,
+    sampler: StatsHandle,
+    naming: Arc<NamerCounters>,
+    progress: Arc<Progress>,
+}
+
+impl Pipeline {
+    /// Starts sampling. Every named window goes to `sink`, on a thread of its own.
+    ///
+    /// # Errors
+    /// What the kernel refuses, and what would mend it.
+    pub(crate) fn start(
+        sampling: &Sampling,
+        ledger: Arc<Ledger>,
+        sink: impl FnMut(Arc<Profile>) + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let objects = Objects::start(ObjectsConfig::default()).context("cannot start the worker process")?;
+        let objects = Arc::new(objects);
+        let (naming, windows) = Naming::start(Arc::clone(&objects), Arc::clone(&ledger), sink)?;
+        let sampler = match Sampler::start(config(sampling), Arc::clone(&objects), Arc::clone(&ledger), windows) {
+            Ok(sampler) => sampler,
+            Err(error) => {
+                objects.shutdown();
+                return Err(error.into());
+            }
+        };
+        let rooms = Arc::new(Rooms {
+            ledger,
+            objects,
+            sampler: sampler.stats(),
+            naming: naming.counters(),
+            progress: naming.progress(),
+        });
+        Ok(Self { sampler, naming, rooms })
+    }
+
+    /// The numbers of all rooms.
+    pub(crate) fn rooms(&self) -> Arc<Rooms> {
+        Arc::clone(&self.rooms)
+    }
+
+    /// Whether every process that was asked for is gone.
+    pub(crate) fn target_exited(&self) -> bool {
+        self.sampler.target_exited()
+    }
+
+    /// Stops sampling; returns when all that was sampled has gone to the sink.
+    pub(crate) fn stop(self) {
+        self.sampler.stop();
+        self.naming.join();
+        self.rooms.objects.shutdown();
+    }
+}
+
+fn config(s: &Sampling) -> SamplerConfig {
+    SamplerConfig {
+        rate_hz: s.frequency_hz,
+        target: if s.pids.is_empty() {
+            Target::All
+        } else {
+            Target::Processes { tgids: s.pids.clone(), children: s.children }
+        },
+        snapshot_bytes: s.snapshot_bytes,
+        window: s.window,
+        per_thread: s.threads,
+        timestamps: s.timestamps,
+        ring_bytes: s.ring_bytes,
+        include_self: s.include_self,
+        kernel_threads: s.kernel_threads,
+        merge_bytes: usize::try_from(s.merge_bytes).unwrap_or(usize::MAX),
+    }
+}
+
+impl Rooms {
+    /// Samples taken so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.sampler.kernel_counts().taken
+    }
+
+    /// Whether events are attached on every CPU that is online.
+    pub(crate) fn attached_everywhere(&self) -> bool {
+        self.sampler.attached_everywhere()
+    }
+
+    /// How naming goes on.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Statistics for Rooms {
+    fn snapshot(&self) -> Snapshot {
+        let naming = self.naming.stats();
+        let objects = self.objects.stats();
+        // The ledger reads the kernel last. The same reading fills the CPUs' rows, so that both of its lines are of
+        // one moment.
+        let mut sampler = SamplerStats::default();
+        let ledger = self.ledger.snapshot(|| {
+            let stats = self.sampler.stats();
+            let counts = stats.cpus.iter().fold(KernelCounts::default(), |sum, cpu| KernelCounts {
+                idle: sum.idle + cpu.kernel.idle,
+                filtered: sum.filtered + cpu.kernel.filtered,
+                taken: sum.taken + cpu.kernel.taken,
+                lost_ring: sum.lost_ring + cpu.kernel.lost_ring,
+                lost_scratch: sum.lost_scratch + cpu.kernel.lost_scratch,
+            });
+            sampler = stats;
+            counts
+        });
+        Snapshot { ledger, sampler, objects, naming }
+    }
+}
+
+/// Writes the ledger into the log: every term, so that the line can be checked by adding up.
+pub(crate) fn log_ledger(snapshot: &Snapshot) {
+    let l = &snapshot.ledger;
+    let missed: u64 = snapshot.sampler.cpus.iter().map(CpuTicks::missed).sum();
+    let held: i64 = l.held.iter().sum();
+    let dropped: u64 = l.dropped.iter().sum();
+    let [ring, merge, window, naming, queue, spool] = l.held;
+    let [ring_full, scratch, malformed, merge_full, naming_full, queue_full, rejected, refused, expired, too_large, shutdown] =
+        l.dropped;
+    tracing::info!(
+        idle = l.kernel.idle,
+        filtered = l.kernel.filtered,
+        taken = l.kernel.taken,
+        missed,
+        exported = l.exported,
+        held,
+        dropped,
+        balanced = l.balances(),
+        held_ring = ring,
+        held_merge = merge,
+        held_window = window,
+        held_naming = naming,
+        held_queue = queue,
+        held_spool = spool,
+        dropped_ring_full = ring_full,
+        dropped_scratch = scratch,
+        dropped_malformed = malformed,
+        dropped_merge_full = merge_full,
+        dropped_naming_full = naming_full,
+        dropped_queue_full = queue_full,
+        dropped_rejected = rejected,
+        dropped_refused = refused,
+        dropped_expired = expired,
+        dropped_too_large = too_large,
+        dropped_shutdown = shutdown,
+        "final ledger"
+    );
+}

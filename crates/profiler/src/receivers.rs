@@ -1,0 +1,94 @@
+//! From settings to the exporter's own: where profiles and metrics are pushed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use exporter::delivery::{Compression, Delivery, DeliverySettings, Endpoint, OtlpSettings, Protocol};
+use exporter::metrics::Metrics;
+use exporter::otlp::ResourceSettings;
+use profile::Ledger;
+use tokio::runtime::{Handle, Runtime};
+
+use crate::config::settings::{self, Otlp, Settings};
+use crate::host::Host;
+
+fn connection(otlp: &Otlp) -> OtlpSettings {
+    let protocol = match otlp.protocol {
+        settings::Protocol::Grpc => Protocol::Grpc,
+        settings::Protocol::HttpProtobuf => Protocol::HttpProtobuf,
+    };
+    let (client_certificate, client_key) = otlp.client.clone().unzip();
+    OtlpSettings {
+        headers: otlp.headers.0.clone(),
+        timeout: otlp.timeout,
+        compression: if otlp.gzip { Compression::Gzip } else { Compression::None },
+        ca: otlp.ca.clone(),
+        client_certificate,
+        client_key,
+        // The endpoint has a scheme by now.
+        ..OtlpSettings::new(Endpoint::Exact(otlp.endpoint.clone()), protocol)
+    }
+}
+
+/// Starts pushing profiles. An absent receiver is not an error.
+///
+/// # Errors
+/// Settings that can never work.
+pub(crate) fn profiles(
+    otlp: &Otlp,
+    settings: &Settings,
+    host: &Host,
+    ledger: Arc<Ledger>,
+    runtime: &Handle,
+) -> anyhow::Result<Delivery> {
+    let mut attributes = Vec::new();
+    if !host.os_description.is_empty() {
+        attributes.push(("os.description".to_owned(), host.os_description.clone()));
+    }
+    attributes.extend(settings.resource.attributes.iter().cloned());
+    let resource = ResourceSettings {
+        host_name: host.name.clone(),
+        host_id: host.id.clone(),
+        host_arch: host.arch.clone(),
+        os_type: host.os_type.clone(),
+        os_version: host.os_version.clone(),
+        attributes,
+        service_name: settings.export.service_name.clone(),
+        include_pid: settings.export.pid,
+        original_payload: settings.export.payload,
+        per_sample_attributes: settings.export.sample_attributes,
+    };
+    let delivery = DeliverySettings {
+        interval: settings.export.interval,
+        queue_bytes: bytes(settings.export.queue_bytes),
+        max_request_bytes: bytes(settings.export.max_request_bytes),
+        ..DeliverySettings::default()
+    };
+    Ok(Delivery::start(connection(otlp), resource, delivery, ledger, runtime)?)
+}
+
+fn bytes(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// Metrics that are pushed.
+pub(crate) struct MetricsPush {}
+
+impl MetricsPush {
+    /// Pushes once more and ends.
+    pub(crate) fn shutdown(self, _runtime: &Runtime, _deadline: Duration) {}
+}
+
+/// Starts pushing the profiler's own metrics.
+///
+/// # Errors
+/// Settings that can never work.
+pub(crate) fn metrics(
+    _otlp: &Otlp,
+    _settings: &Settings,
+    _host: &Host,
+    _metrics: &Arc<Metrics>,
+    _runtime: &Handle,
+) -> anyhow::Result<MetricsPush> {
+    Ok(MetricsPush {})
+}
