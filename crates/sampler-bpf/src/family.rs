@@ -3,8 +3,7 @@
 use sampler_abi::CONTROL_FOLLOW_CHILDREN;
 
 use crate::{
-    layout,
-    maps,
+    layout, maps,
     task::{self, Task},
 };
 

@@ -62,7 +62,8 @@ unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, co
             return;
         }
         let task = task::current();
-        let kernel_thread = task::is_kernel_thread(task);
+        let user_mode = registers::in_user_mode(ctx.as_ptr());
+        let kernel_thread = !user_mode && task::is_kernel_thread(task);
         if !wanted(control, (pid_tgid >> 32) as u32, kernel_thread) {
             (*counters).filtered += 1;
             return;
@@ -72,7 +73,12 @@ unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, co
             (*counters).lost_scratch += 1;
             return;
         };
-        record::fill_and_send(ctx.as_ptr(), slot, started, pid_tgid, task, kernel_thread, control, counters);
+        let mode = match (user_mode, kernel_thread) {
+            (true, _) => record::Mode::User,
+            (false, false) => record::Mode::Kernel,
+            (false, true) => record::Mode::KernelThread,
+        };
+        record::fill_and_send(ctx.as_ptr(), slot, started, pid_tgid, task, mode, control, counters);
     }
 }
 

@@ -16,9 +16,7 @@ use sampler_abi::{
 };
 
 use crate::{
-    layout,
-    maps,
-    registers,
+    layout, maps, registers,
     task::{self, Task},
 };
 
@@ -30,6 +28,17 @@ const CHUNK: u32 = SNAPSHOT_CHUNK_BYTES as u32;
 const MAX_READS: u32 = MAX_SNAPSHOT / CHUNK + 1;
 /// The ring buffer's own head of each record, which its fill level includes.
 const RING_HEAD_BYTES: u64 = 8;
+
+/// What the timer interrupted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A task in user mode.
+    User,
+    /// A task that has a user half, in kernel mode.
+    Kernel,
+    /// A task that has none.
+    KernelThread,
+}
 
 /// Hides from the compiler what it knows of a number, so that the check behind it stays for the verifier to see.
 /// (A real instruction: an empty one gives "Invalid line_info".)
@@ -53,7 +62,7 @@ pub unsafe fn fill_and_send(
     started: u64,
     pid_tgid: u64,
     task: Task,
-    kernel_thread: bool,
+    mode: Mode,
     control: *const Control,
     counters: *mut CpuCounters,
 ) {
@@ -72,21 +81,21 @@ pub unsafe fn fill_and_send(
         (*head).cpu = bpf_get_smp_processor_id();
         bpf_get_current_comm((&raw mut (*head).comm).cast(), COMM_BYTES as u32);
 
-        let mut flags;
-        let mut kernel_bytes = 0u32;
-        if registers::in_user_mode(ctx) {
-            flags = registers::interrupted(ctx, head);
-        } else {
-            flags = if kernel_thread { FLAG_KERNEL_THREAD } else { registers::saved(task, head) };
-            kernel_bytes = kernel_stack(ctx, slot, &mut flags);
-        }
+        let mut flags = match mode {
+            Mode::User => registers::interrupted(ctx, head),
+            Mode::Kernel => registers::saved(task, head),
+            Mode::KernelThread => FLAG_KERNEL_THREAD,
+        };
+        let kernel_bytes = if mode == Mode::User { 0 } else { kernel_stack(ctx, slot, &mut flags) };
 
         let mut snapshot_bytes = 0u32;
         if flags & FLAG_USER_REGS != 0 && flags & FLAG_COMPAT == 0 {
             let wanted = (*control).snapshot_bytes;
             let wanted = if wanted > MAX_SNAPSHOT { MAX_SNAPSHOT } else { wanted };
-            snapshot_bytes = snapshot(slot, HEAD_BYTES + kernel_bytes, (*head).user_sp, wanted, &mut flags);
-            if wanted != 0 && snapshot_bytes == wanted {
+            snapshot_bytes = copy_stack(kernel_bytes, wanted);
+            if snapshot_bytes < wanted {
+                flags |= FLAG_SNAPSHOT_FAULT;
+            } else if wanted != 0 {
                 (*counters).snapshot_full += 1;
             }
         }
@@ -117,13 +126,17 @@ unsafe fn kernel_stack(ctx: *mut c_void, slot: *mut u8, flags: &mut u32) -> u32 
     bytes
 }
 
-/// Copies the user stack from `sp` upwards into the slot at `at`: first the rest of the page, then page by page, until
-/// `wanted` is reached or a page is not there. Returns the bytes, at most `wanted`.
+/// Copies the user stack from the head's `user_sp` upwards into this CPU's slot, behind `kernel_bytes` of kernel frames:
+/// first the rest of the page, then page by page, until `wanted` is reached or a page is not there. Returns the bytes, at
+/// most `wanted`.
 ///
-/// # Safety
-/// `slot` has `SCRATCH_BYTES`.
-#[inline(always)]
-unsafe fn snapshot(slot: *mut u8, at: u32, sp: u64, wanted: u32, flags: &mut u32) -> u32 {
+/// A function of its own that takes numbers only: the verifier goes through it once, not once for every way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_stack(kernel_bytes: u32, wanted: u32) -> u32 {
+    let Some(slot) = maps::scratch() else { return 0 };
+    // SAFETY: the head is the first thing in this CPU's slot, which belongs to the running tick.
+    let sp = unsafe { (*slot.cast::<SampleHead>()).user_sp };
     let mut done = 0u32;
     for _ in 0..MAX_READS {
         if done >= wanted {
@@ -135,7 +148,7 @@ unsafe fn snapshot(slot: *mut u8, at: u32, sp: u64, wanted: u32, flags: &mut u32
             chunk = wanted - done;
         }
         // What the checks below say is always so; they are for the verifier, which cannot add that up itself.
-        let to = opaque(at + done);
+        let to = opaque(HEAD_BYTES + kernel_bytes + done);
         if to > HEAD_BYTES + KERNEL_BYTES + MAX_SNAPSHOT {
             break;
         }
@@ -145,7 +158,6 @@ unsafe fn snapshot(slot: *mut u8, at: u32, sp: u64, wanted: u32, flags: &mut u32
         }
         // SAFETY: `to + chunk` is at most `SCRATCH_BYTES`; the helper checks the source.
         if unsafe { bpf_probe_read_user(slot.add(to as usize).cast(), chunk, from as *const c_void) } != 0 {
-            *flags |= FLAG_SNAPSHOT_FAULT;
             break;
         }
         done += chunk;
@@ -168,8 +180,7 @@ unsafe fn send(slot: *mut u8, bytes: u32, control: *const Control, counters: *mu
             return;
         }
         let waiting = bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA)) + RING_HEAD_BYTES + u64::from(bytes);
-        let wake =
-            if waiting >= u64::from((*control).wakeup_bytes) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+        let wake = if waiting >= u64::from((*control).wakeup_bytes) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         if bpf_ringbuf_output(ring, slot.cast(), u64::from(bytes), u64::from(wake)) == 0 {
             (*counters).ring_bytes += u64::from(bytes);
         } else {
@@ -179,5 +190,6 @@ unsafe fn send(slot: *mut u8, bytes: u32, control: *const Control, counters: *mu
 }
 
 const _: () = assert!(
-    HEAD_BYTES + KERNEL_BYTES + MAX_SNAPSHOT + CHUNK <= SCRATCH_BYTES as u32 && FLAG_USER_MODE & FLAG_KERNEL_THREAD == 0
+    HEAD_BYTES + KERNEL_BYTES + MAX_SNAPSHOT + CHUNK <= SCRATCH_BYTES as u32
+        && FLAG_USER_MODE & FLAG_KERNEL_THREAD == 0
 );

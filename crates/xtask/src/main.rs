@@ -1,5 +1,7 @@
 //! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`.
 
+mod build_bpf;
+mod kernels;
 mod packages;
 mod peers;
 mod shell;
@@ -21,6 +23,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build the eBPF object that the sampler embeds, or compare it with the committed one.
+    BuildBpf(build_bpf::BuildBpfArgs),
+    /// Load and run the eBPF object in virtual machines of several kernels.
+    Kernels(kernels::KernelsArgs),
     /// Build the programs that end-to-end tests talk to, into the user's cache.
     Peers,
     /// Install what tests need, check the code, run all tests.
@@ -31,6 +37,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let done: Result<()> = match Cli::parse().task {
+        Task::BuildBpf(args) => build_bpf::run(&args),
+        Task::Kernels(args) => kernels::run(&args),
         Task::Peers => all_peers(),
         Task::Test(args) => test::run(&args),
         Task::Workloads => workloads::build(),
@@ -39,7 +47,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             shell::complain(&error);
-            ExitCode::FAILURE
+            if error.is::<build_bpf::OtherToolchain>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -212,10 +212,31 @@ mod tests {
     fn sample() -> Vec<u8> {
         let info = |kind: u32, vlen: u32, flag: u32| kind << 24 | vlen | flag << 31;
         build(&[
-            0, info(1, 0, 0), 4, 32, //
-            0, info(UNION, 1, 0), 8, PID, 1, 32, //
-            0, info(10, 0, 0), 2, //
-            TASK, info(STRUCT, 3, 1), 32, FLAGS, 1, 64, 0, 3, 128, BITS, 1, 3 << 24 | 200,
+            0,
+            info(1, 0, 0),
+            4,
+            32, //
+            0,
+            info(UNION, 1, 0),
+            8,
+            PID,
+            1,
+            32, //
+            0,
+            info(10, 0, 0),
+            2, //
+            TASK,
+            info(STRUCT, 3, 1),
+            32,
+            FLAGS,
+            1,
+            64,
+            0,
+            3,
+            128,
+            BITS,
+            1,
+            3 << 24 | 200,
         ])
     }
 

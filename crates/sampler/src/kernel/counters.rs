@@ -76,11 +76,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        counters: PerCpuArray<MapData, CountersValue>,
-        events: Events,
-        ring_capacity_bytes: u32,
-    ) -> Self {
+    pub(super) fn new(counters: PerCpuArray<MapData, CountersValue>, events: Events, ring_capacity_bytes: u32) -> Self {
         Self { counters, events: Mutex::new(events), malformed: AtomicU64::new(0), ring_capacity_bytes }
     }
 
@@ -117,8 +113,7 @@ impl CountersHandle {
     /// [`KernelError::Map`] where the kernel does not hand the map out.
     pub fn read(&self) -> Result<Counters, KernelError> {
         // First the ticks, then the time: what was counted is never more than what is expected.
-        let values =
-            self.shared.counters.get(&0, 0).map_err(|source| KernelError::Map { name: "COUNTERS", source })?;
+        let values = self.shared.counters.get(&0, 0).map_err(|source| KernelError::Map { name: "COUNTERS", source })?;
         let malformed = self.shared.malformed.load(Ordering::Relaxed);
         let events = self.shared.events();
         let cpus = events

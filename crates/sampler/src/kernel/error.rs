@@ -49,7 +49,9 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The administrator's limit is lower than the rate.
-    #[error("a rate of {rate_hz} Hz is above kernel.perf_event_max_sample_rate ({limit}): lower the rate or raise the limit")]
+    #[error(
+        "a rate of {rate_hz} Hz is above kernel.perf_event_max_sample_rate ({limit}): lower the rate or raise the limit"
+    )]
     RateRefused {
         /// As asked.
         rate_hz: u32,
@@ -133,9 +135,11 @@ pub(super) fn refusal(what: Refused) -> String {
         Some(mode) if mode != "none" => {
             format!("the kernel is locked down ({mode}), which forbids reading memory by eBPF")
         }
-        _ if what == Refused::Bpf => "a security module or a seccomp filter forbids bpf(2), or RLIMIT_MEMLOCK is too low on a \
+        _ if what == Refused::Bpf => {
+            "a security module or a seccomp filter forbids bpf(2), or RLIMIT_MEMLOCK is too low on a \
              kernel before 5.11 (in a container: privileged, or an own seccomp profile)"
-            .to_owned(),
+                .to_owned()
+        }
         _ => "a security module or a seccomp filter forbids perf_event_open(2) (in a container: privileged, or an own \
              seccomp profile)"
             .to_owned(),

@@ -83,11 +83,8 @@ pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
     let mut ebpf = loader.load(OBJECT).map_err(KernelError::from_load)?;
     drop(loader);
     release_memory();
-    let program: &mut aya::programs::PerfEvent = ebpf
-        .program_mut(SAMPLE)
-        .ok_or(KernelError::Missing(SAMPLE))?
-        .try_into()
-        .map_err(KernelError::from_load)?;
+    let program: &mut aya::programs::PerfEvent =
+        ebpf.program_mut(SAMPLE).ok_or(KernelError::Missing(SAMPLE))?.try_into().map_err(KernelError::from_load)?;
     program.load().map_err(KernelError::from_load)?;
     Ok(ebpf)
 }
@@ -95,11 +92,8 @@ pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
 /// Loads and attaches the programs that follow children.
 pub(super) fn follow_children(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for (name, tracepoint) in FAMILY {
-        let program: &mut RawTracePoint = ebpf
-            .program_mut(name)
-            .ok_or(KernelError::Missing(name))?
-            .try_into()
-            .map_err(KernelError::Children)?;
+        let program: &mut RawTracePoint =
+            ebpf.program_mut(name).ok_or(KernelError::Missing(name))?.try_into().map_err(KernelError::Children)?;
         program.load().map_err(KernelError::Children)?;
         program.attach(tracepoint).map_err(KernelError::Children)?;
     }

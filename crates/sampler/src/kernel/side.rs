@@ -158,9 +158,7 @@ impl KernelSide {
     /// [`KernelError::Map`].
     pub fn set_control(&mut self, control: Control) -> Result<(), KernelError> {
         self.follow_children = control.flags & CONTROL_FOLLOW_CHILDREN != 0;
-        self.control
-            .set(0, ControlValue(control), 0)
-            .map_err(|source| KernelError::Map { name: "CONTROL", source })
+        self.control.set(0, ControlValue(control), 0).map_err(|source| KernelError::Map { name: "CONTROL", source })
     }
 
     /// Lists a process.

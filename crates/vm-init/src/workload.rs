@@ -1,0 +1,163 @@
+//! Loops whose registers and stack are known beforehand.
+//!
+//! Both loops keep a number of ours in the frame pointer's register and push another: code without frame pointers, whose
+//! samples can be told right from wrong to the byte.
+
+use std::{
+    arch::global_asm,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    ops::Range,
+    os::fd::AsRawFd as _,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+/// In the frame pointer's register while a loop runs.
+pub(crate) const FRAME_POINTER: u64 = 0x0123_4567_89ab_cdef;
+/// On top of the stack while a loop runs.
+pub(crate) const TOP_OF_STACK: u64 = 0x5afe_c0de_5afe_c0de;
+const READ_BYTES: usize = 64 * 1024;
+
+global_asm!(
+    ".pushsection .text.vm_init_loops, \"ax\", @progbits",
+    // Burns the CPU in user mode for ever.
+    ".globl vm_init_spin",
+    ".type vm_init_spin, @function",
+    "vm_init_spin:",
+    "mov rbp, 0x0123456789abcdef",
+    "mov rax, 0x5afec0de5afec0de",
+    "push rax",
+    "2: add rax, 1",
+    "imul rax, rax, 3",
+    "jmp 2b",
+    ".globl vm_init_spin_end",
+    "vm_init_spin_end:",
+    // Reads 64 KiB from the descriptor in rdi to the address in rsi for ever.
+    ".globl vm_init_read",
+    ".type vm_init_read, @function",
+    "vm_init_read:",
+    "mov rbp, 0x0123456789abcdef",
+    "mov rax, 0x5afec0de5afec0de",
+    "push rax",
+    "2: xor eax, eax",
+    "mov edx, 65536",
+    "syscall",
+    "jmp 2b",
+    ".globl vm_init_read_end",
+    "vm_init_read_end:",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn vm_init_spin() -> !;
+    static vm_init_spin_end: u8;
+    fn vm_init_read(fd: i32, to: *mut u8) -> !;
+    static vm_init_read_end: u8;
+}
+
+/// What a child process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Burns the CPU in user mode.
+    Spin,
+    /// Spends its time in one system call.
+    Read,
+    /// Starts a [`Kind::Spin`] of its own when told to, and waits for it.
+    Parent,
+}
+
+impl Kind {
+    const ALL: [(Self, &'static str); 3] = [(Self::Spin, "spin"), (Self::Read, "read"), (Self::Parent, "parent")];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+}
+
+/// A running child.
+pub(crate) struct Running {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    /// Where its loop's code lies.
+    pub(crate) code: Range<u64>,
+}
+
+impl Running {
+    /// Starts a child; returns when its loop is about to begin.
+    pub(crate) fn start(kind: Kind) -> io::Result<Self> {
+        let mut child =
+            Command::new("/proc/self/exe").arg(kind.name()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (stdin, mut stdout) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
+        let start = read_u64(&mut stdout)?;
+        let end = read_u64(&mut stdout)?;
+        Ok(Self { child, stdin, stdout, code: start..end })
+    }
+
+    pub(crate) fn tgid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has a [`Kind::Parent`] start its child; returns that one's tgid.
+    pub(crate) fn have_child(&mut self) -> io::Result<u32> {
+        self.stdin.write_all(b"x")?;
+        read_u64(&mut self.stdout).map(|tgid| u32::try_from(tgid).unwrap_or(0))
+    }
+
+    /// Ends it and waits for it. A [`Kind::Parent`] ends its child before.
+    pub(crate) fn end(mut self) -> io::Result<()> {
+        if self.code.is_empty() {
+            drop(self.stdin);
+        } else {
+            self.child.kill()?;
+        }
+        self.child.wait().map(|_| ())
+    }
+}
+
+fn read_u64(from: &mut impl io::Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    from.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn say(values: &[u64]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for value in values {
+        out.write_all(&value.to_ne_bytes())?;
+    }
+    out.flush()
+}
+
+/// The life of a child.
+pub(crate) fn run(kind: Kind) -> io::Result<()> {
+    match kind {
+        Kind::Spin => {
+            say(&[vm_init_spin as *const () as u64, &raw const vm_init_spin_end as u64])?;
+            // SAFETY: never returns; touches its own registers and one slot of its stack.
+            unsafe { vm_init_spin() }
+        }
+        Kind::Read => {
+            let zero = File::open("/dev/zero")?;
+            let mut buffer = vec![0u8; READ_BYTES];
+            say(&[vm_init_read as *const () as u64, &raw const vm_init_read_end as u64])?;
+            // SAFETY: never returns, so descriptor and buffer live as long as it; each read fills at most the buffer.
+            unsafe { vm_init_read(zero.as_raw_fd(), buffer.as_mut_ptr()) }
+        }
+        Kind::Parent => {
+            say(&[0, 0])?;
+            let mut byte = [0];
+            io::stdin().read_exact(&mut byte)?;
+            let child = Running::start(Kind::Spin)?;
+            say(&[u64::from(child.tgid())])?;
+            // Until our own parent closes the pipe.
+            io::stdin().read_to_end(&mut Vec::new())?;
+            child.end()
+        }
+    }
+}
