@@ -1,0 +1,301 @@
+//! The bytes between [`crate::extract`] and [`crate::Unwinder::load`].
+//!
+//! **In** (of [`Blob::parse`]): bytes that another worker process made from a hostile file, perhaps while that file
+//! had the better of it: they are checked like the file itself. **Out**: a [`Blob`], whose ranges lie in its bytes.
+//! **Units**: little-endian words of 8 bytes, then the sections. **Limits**: [`MAX_SEGMENTS`], [`MAX_ROOTS`],
+//! [`MAX_RESTORERS`], [`MAX_SECTION_BYTES`]; more is refused.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use profile::Segment;
+
+use crate::UnwindError;
+use crate::arch::native;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"unwind\0\x01");
+
+pub(crate) const MAX_SEGMENTS: usize = 64;
+pub(crate) const MAX_ROOTS: usize = 32;
+pub(crate) const MAX_RESTORERS: usize = 8;
+pub(crate) const MAX_SECTION_BYTES: u64 = 256 << 20;
+
+/// The header of an `.eh_frame_hdr` of our own making, before its table.
+pub(crate) const INDEX_HEAD_BYTES: usize = 16;
+/// One row of the table: where a function starts, and its entry's offset in the section.
+pub(crate) const INDEX_ROW_BYTES: usize = 8;
+
+/// A function above which there is nothing, by its ELF addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RootFunction {
+    pub(crate) range: Range<u64>,
+    /// The root wherever it is met; otherwise only where no row tells how to go on from it.
+    pub(crate) always: bool,
+}
+
+/// `.eh_frame` or `.debug_frame`, and where its functions start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Section {
+    /// Its ELF address.
+    pub(crate) address: u64,
+    pub(crate) bytes: Part,
+    /// [`INDEX_HEAD_BYTES`], then rows sorted by start, counted from [`Blob::base`].
+    pub(crate) index: Part,
+}
+
+/// Some bytes of a larger piece, which lives as long as any part of it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    whole: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Part {
+    pub(crate) fn all(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { whole: Arc::new(bytes), range }
+    }
+}
+
+impl Deref for Part {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.whole.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.range.len())
+    }
+}
+
+/// What unwinding needs of one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Blob {
+    /// The load segments, in file order.
+    pub(crate) segments: Vec<Segment>,
+    /// The ELF address that indexes count from; all code lies in the 4 GiB above it.
+    pub(crate) base: u64,
+    /// ELF address of `.text`, 0 where unknown.
+    pub(crate) text: u64,
+    /// ELF address of `.got`, 0 where unknown.
+    pub(crate) got: u64,
+    pub(crate) roots: Vec<RootFunction>,
+    /// ELF addresses of code that returns from a signal handler.
+    pub(crate) restorers: Vec<u64>,
+    pub(crate) eh_frame: Option<Section>,
+    pub(crate) debug_frame: Option<Section>,
+}
+
+impl Blob {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |n: u64| out.extend_from_slice(&n.to_le_bytes());
+        for n in [MAGIC, u64::from(native::MACHINE), self.base, self.text, self.got] {
+            put(n);
+        }
+        put(self.segments.len() as u64);
+        for s in &self.segments {
+            for n in [s.elf_address, s.file_offset, s.file_bytes, u64::from(s.executable)] {
+                put(n);
+            }
+        }
+        put(self.roots.len() as u64);
+        for r in &self.roots {
+            for n in [r.range.start, r.range.end, u64::from(r.always)] {
+                put(n);
+            }
+        }
+        put(self.restorers.len() as u64);
+        self.restorers.iter().for_each(|&n| put(n));
+        let sections = [&self.eh_frame, &self.debug_frame];
+        for section in sections {
+            match section {
+                None => put(0),
+                Some(s) => [1, s.address, s.bytes.len() as u64, s.index.len() as u64].into_iter().for_each(&mut put),
+            }
+        }
+        for s in sections.into_iter().flatten() {
+            out.extend_from_slice(&s.bytes);
+            out.extend_from_slice(&s.index);
+        }
+        out
+    }
+
+    pub(crate) fn parse(bytes: Vec<u8>) -> Result<Self, UnwindError> {
+        let whole = Arc::new(bytes);
+        let mut words = Words { bytes: &whole, at: 0 };
+        if words.next()? != MAGIC {
+            return Err(UnwindError::Blob("its first word"));
+        }
+        if words.next()? != u64::from(native::MACHINE) {
+            return Err(UnwindError::Blob("its machine"));
+        }
+        let (base, text, got) = (words.next()?, words.next()?, words.next()?);
+        let segments = words.list(MAX_SEGMENTS, |w| {
+            Ok(Segment {
+                elf_address: w.next()?,
+                file_offset: w.next()?,
+                file_bytes: w.next()?,
+                executable: w.next()? != 0,
+            })
+        })?;
+        let roots =
+            words.list(MAX_ROOTS, |w| Ok(RootFunction { range: w.next()?..w.next()?, always: w.next()? != 0 }))?;
+        let restorers = words.list(MAX_RESTORERS, Words::next)?;
+        let heads = [words.section()?, words.section()?];
+        let mut at = words.at;
+        let [eh_frame, debug_frame] = heads.map(|head| {
+            head.map(|(address, bytes, index)| {
+                let mut part = |n: usize| {
+                    let range = at..at.saturating_add(n);
+                    at = range.end;
+                    Part { whole: Arc::clone(&whole), range }
+                };
+                Section { address, bytes: part(bytes), index: part(index) }
+            })
+        });
+        if at != whole.len() {
+            return Err(UnwindError::Blob("its length"));
+        }
+        for section in [&eh_frame, &debug_frame].into_iter().flatten() {
+            check_index(section, base)?;
+        }
+        // Code addresses are computed from `base` by adding 32 bits.
+        if base.checked_add(1 << 33).is_none() {
+            return Err(UnwindError::Blob("its base"));
+        }
+        Ok(Self { segments, base, text, got, roots, restorers, eh_frame, debug_frame })
+    }
+}
+
+/// The head is the one that [`index_head`] makes, and every row points into its section.
+fn check_index(section: &Section, base: u64) -> Result<(), UnwindError> {
+    let Some((head, rows)) = section.index.split_first_chunk::<INDEX_HEAD_BYTES>() else {
+        return Err(UnwindError::Blob("an index's head"));
+    };
+    let (rows, rest) = rows.as_chunks::<INDEX_ROW_BYTES>();
+    let inside = |row: &[u8; INDEX_ROW_BYTES]| index_row(row).1 < section.bytes.len();
+    if rows.is_empty() || !rest.is_empty() || !rows.iter().all(inside) {
+        return Err(UnwindError::Blob("an index's rows"));
+    }
+    if u32::try_from(rows.len()).map(|n| index_head(base, n)).as_ref() != Ok(head) {
+        return Err(UnwindError::Blob("an index's head"));
+    }
+    Ok(())
+}
+
+/// The head of an `.eh_frame_hdr` with so many rows, whose pointers count from `base`.
+pub(crate) fn index_head(base: u64, rows: u32) -> [u8; INDEX_HEAD_BYTES] {
+    let mut head = [0; INDEX_HEAD_BYTES];
+    // Version 1; the section's address absolute in 8 bytes, the count in 4, rows of 4 + 4 bytes from a base.
+    let parts = [[1, 0x04, 0x03, 0x33].as_slice(), &base.to_le_bytes(), &rows.to_le_bytes()];
+    for (to, from) in head.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    head
+}
+
+/// (start counted from the base, offset in the section).
+pub(crate) fn index_row(row: &[u8; INDEX_ROW_BYTES]) -> (u32, usize) {
+    let [a, b, c, d, e, f, g, h] = *row;
+    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]) as usize)
+}
+
+struct Words<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Words<'_> {
+    fn next(&mut self) -> Result<u64, UnwindError> {
+        let word = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<8>);
+        self.at = self.at.saturating_add(8);
+        word.map(|w| u64::from_le_bytes(*w)).ok_or(UnwindError::Blob("its head is cut"))
+    }
+
+    fn list<T>(
+        &mut self,
+        limit: usize,
+        mut each: impl FnMut(&mut Self) -> Result<T, UnwindError>,
+    ) -> Result<Vec<T>, UnwindError> {
+        let n = self.next()?;
+        if n > limit as u64 {
+            return Err(UnwindError::Blob("a list's length"));
+        }
+        (0..n).map(|_| each(self)).collect()
+    }
+
+    /// Address, bytes and bytes of the index.
+    fn section(&mut self) -> Result<Option<(u64, usize, usize)>, UnwindError> {
+        if self.next()? == 0 {
+            return Ok(None);
+        }
+        let address = self.next()?;
+        let size = |n: u64| {
+            usize::try_from(n).ok().filter(|_| n <= MAX_SECTION_BYTES).ok_or(UnwindError::Blob("a section's size"))
+        };
+        Ok(Some((address, size(self.next()?)?, size(self.next()?)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn blob() -> Blob {
+        let index = [index_head(0, 1).as_slice(), &[7, 0, 0, 0, 1, 0, 0, 0]].concat();
+        Blob {
+            segments: vec![Segment { elf_address: 4096, file_offset: 0, file_bytes: 99, executable: true }],
+            base: 0,
+            text: 5,
+            got: 6,
+            roots: vec![RootFunction { range: 4100..4120, always: true }],
+            restorers: vec![4200],
+            eh_frame: Some(Section { address: 3, bytes: Part::all(vec![1, 2, 3]), index: Part::all(index) }),
+            debug_frame: None,
+        }
+    }
+
+    fn content(blob: &Blob) -> (Vec<u8>, Vec<u8>) {
+        let s = blob.eh_frame.as_ref().unwrap();
+        (s.bytes.to_vec(), s.index.to_vec())
+    }
+
+    #[test]
+    fn parsing_undoes_writing() {
+        let (want, got) = (blob(), Blob::parse(blob().to_bytes()).unwrap());
+        assert_eq!((&want.segments, &want.roots, &want.restorers), (&got.segments, &got.roots, &got.restorers));
+        assert_eq!((want.base, want.text, want.got), (got.base, got.text, got.got));
+        assert_eq!(content(&want), content(&got));
+        assert!(got.debug_frame.is_none());
+    }
+
+    #[test]
+    fn an_index_that_points_outside_is_refused() {
+        let mut bad = blob();
+        let index = [index_head(0, 1).as_slice(), &[7, 0, 0, 0, 3, 0, 0, 0]].concat();
+        bad.eh_frame.as_mut().unwrap().index = Part::all(index);
+        assert!(matches!(Blob::parse(bad.to_bytes()), Err(UnwindError::Blob("an index's rows"))));
+    }
+
+    proptest! {
+        #[test]
+        fn broken_bytes_are_refused_or_harmless(at in 0usize..300, byte: u8, keep in 0usize..400) {
+            let mut bytes = blob().to_bytes();
+            if let Some(b) = bytes.get_mut(at) {
+                *b = byte;
+            }
+            bytes.truncate(keep);
+            if let Ok(parsed) = Blob::parse(bytes) {
+                for s in [&parsed.eh_frame, &parsed.debug_frame].into_iter().flatten() {
+                    prop_assert!(s.index.len() >= INDEX_HEAD_BYTES);
+                }
+            }
+        }
+    }
+}
