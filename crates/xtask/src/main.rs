@@ -1,5 +1,6 @@
 //! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`.
 
+mod bench;
 mod build_bpf;
 mod kernels;
 mod packages;
@@ -31,6 +32,8 @@ enum Task {
     Peers,
     /// Install what tests need, check the code, run all tests.
     Test(test::TestArgs),
+    /// Measure.
+    Bench(bench::BenchArgs),
     /// Build the programs that end-to-end tests profile.
     Workloads,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Kernels(args) => kernels::run(&args),
         Task::Peers => all_peers(),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Workloads => workloads::build(),
     };
     match done {

@@ -31,13 +31,14 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     need("/usr/bin/python3", "python3"),
     need("xz", "xz-utils"),
     need("openssl", "openssl"),
+    need("setpriv", "util-linux"),
     need("dot", "graphviz"),
     need("chromium", "chromium"),
-    need("dpkg", "dpkg"),
 ];
 
 /// What the benchmark compares with.
-pub(crate) const FOR_BENCH: &[Need] = &[need("gcc", "gcc"), need("perf", "linux-perf")];
+pub(crate) const FOR_BENCH: &[Need] =
+    &[need("gcc", "gcc"), need("/usr/bin/python3", "python3"), need("perf", "linux-perf")];
 
 fn there(program: &str) -> bool {
     if program.starts_with('/') { Path::new(program).exists() } else { which(program).is_some() }
