@@ -84,6 +84,13 @@ fn threshold(built: &Builder) -> u64 {
     by_share.max(first_left_out.saturating_add(1))
 }
 
+/// What is told next.
+enum Step {
+    Node(u32),
+    /// The samples of all small children together.
+    Pruned(u64),
+}
+
 fn tree(built: &Builder, strings: &mut Strings<'_>) -> (Nodes, u64) {
     let threshold = threshold(built);
     let told = |node: &Node| node.total >= threshold;
@@ -107,21 +114,28 @@ fn tree(built: &Builder, strings: &mut Strings<'_>) -> (Nodes, u64) {
     }
     let pruned_name = strings.add("(pruned)");
     let mut out = Nodes::default();
-    let mut todo = vec![(0_u32, 0_u32)];
-    while let Some((at, parent)) = todo.pop() {
+    let mut todo = vec![(Step::Node(0), 0_u32)];
+    while let Some((step, parent)) = todo.pop() {
+        let at = match step {
+            Step::Node(at) => at,
+            Step::Pruned(samples) => {
+                let frame = Frame { name: pruned_name, binary: 0, kind: Kind::Pruned };
+                out.push(parent, &frame, samples, samples);
+                continue;
+            }
+        };
         let Some(node) = built.nodes.get(at as usize) else { continue };
         let place = out.push(parent, &told_frame(built, strings, node.frame), node.own, node.total);
         let below = pruned.get(at as usize).copied().unwrap_or(0);
         if below > 0 {
-            let frame = Frame { name: pruned_name, binary: 0, kind: Kind::Pruned };
-            out.push(place, &frame, below, below);
+            todo.push((Step::Pruned(below), place));
         }
         if let Some(of_node) = children.get_mut(at as usize) {
             // The last pushed is told first: biggest first, and among equals the one that was seen first.
             of_node.sort_by_key(|&child| {
                 (built.nodes.get(child as usize).map_or(0, |n| n.total), Reverse(child))
             });
-            todo.extend(of_node.iter().map(|&child| (child, place)));
+            todo.extend(of_node.iter().map(|&child| (Step::Node(child), place)));
         }
     }
     (out, pruned_nodes)

@@ -105,12 +105,12 @@ fn pruning_keeps_the_sums() {
     assert_eq!(
         draw(&tree),
         "all 0/100 Root
-  (pruned) 5/5 Pruned
   app 0/95 Process
     main 5/95 User
       work 60/60 User
       read 0/30 User
         vfs_read 30/30 Kernel
+  (pruned) 5/5 Pruned
 "
     );
     assert_eq!(tree.pruned_nodes, 3);
