@@ -16,7 +16,7 @@ use object::read::ReadCacheOps;
 /// The largest file that is read at all. Browsers with debug information reach 4 GiB.
 pub const MAX_FILE_BYTES: u64 = 16 << 30;
 /// What may be read of one file, all reads together: what is read stays in memory until the file is done.
-pub const MAX_READ_BYTES: u64 = 768 << 20;
+pub const MAX_READ_BYTES: u64 = 512 << 20;
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,25 @@
 //! [`profile::stats::ObjectStats`].
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod client;
 mod config;
+mod counters;
+mod held;
+mod identity;
+mod naming;
+mod needed;
 mod objects;
+mod open;
+mod process;
+mod protocol;
+mod reading;
+mod registry;
 mod request;
+mod tables;
+mod timed;
+mod unwinding;
+mod vdso;
+mod wire;
 
 pub mod file;
 pub mod tools;
@@ -21,4 +37,5 @@ pub mod worker;
 
 pub use config::{ObjectsConfig, Timeouts, WorkerCommand};
 pub use objects::{Objects, ObjectsError};
+pub use protocol::SandboxReport;
 pub use request::{MappedFile, UnwindRequest, UserSample};

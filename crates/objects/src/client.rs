@@ -1,0 +1,424 @@
+//! The agent's end of the worker: one request at a time, each bounded in time, each reply checked.
+//!
+//! A worker that dies, hangs or talks nonsense is killed and replaced before the next request; what it held is loaded
+//! again when it is needed. Whoever asked decides whether to ask again.
+//!
+//! **In**: descriptors of targets' files, tables, snapshots; the worker's replies (hostile: the worker reads bytes of
+//! targets). **Out**: checked replies. **Units**: bytes, ELF addresses.
+//! **Limits**: those of `protocol` and [`Timeouts`]; past them the worker is replaced (`worker_restarts`).
+
+use std::borrow::Cow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use profile::{MapEntry, ObjectId, SymbolName, UserFrame, UserStack};
+
+use crate::counters::{Counters, count};
+use crate::held::{Budgets, Held, Part, Room};
+use crate::process::{Nursery, Process, cpu_times};
+use crate::protocol::{
+    Extracted, MAX_BUILD_ID_CHARS, MAX_FRAMES, MAX_NAME_BYTES, MAX_NAMES_REPLY_BYTES, MAX_REASON_BYTES,
+    MAX_REPLY_BYTES, MAX_SEGMENTS, Reply, Request, SampleMeta, VERSION,
+};
+use crate::tables;
+use crate::wire::{Message, Patience, Until, WireError};
+use crate::{ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
+
+/// A worker that hardly got a CPU may take so many times as long.
+const STARVED_FACTOR: u32 = 4;
+/// How long to wait after a worker did not start, at first; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// The worker died, hung or talked nonsense; it is gone now.
+    #[error("the worker failed")]
+    Worker(#[source] WireError),
+    /// The worker had ended before the request could be sent: the request had no part in it, but what it needs is
+    /// not loaded any more.
+    #[error("the worker ended by itself")]
+    Gone,
+    /// No worker can be started at the moment.
+    #[error("there is no worker")]
+    NoWorker,
+    /// The worker is well, but would not.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+impl Fault {
+    /// Whether the worker hung, rather than died at once.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Worker(WireError::TimedOut { .. }))
+    }
+}
+
+/// An object's tables as the agent holds them.
+#[derive(Debug)]
+pub(crate) struct StoredTables {
+    memfd: OwnedFd,
+    /// Of the table for unwinding.
+    pub(crate) unwind_bytes: u64,
+    /// Of the table for naming.
+    pub(crate) symbol_bytes: u64,
+    /// The memfd's size.
+    pub(crate) bytes: u64,
+}
+
+/// Samples of one unwind request.
+pub(crate) struct Batch<'a> {
+    /// The executable mappings of each process.
+    pub(crate) processes: Vec<Cow<'a, [MapEntry]>>,
+    /// The samples.
+    pub(crate) samples: Vec<SampleMeta>,
+    /// Their snapshots.
+    pub(crate) stacks: Vec<&'a [u8]>,
+}
+
+/// The door to the worker.
+#[derive(Debug)]
+pub(crate) struct Client {
+    nursery: Nursery,
+    worker: Option<(Process, Held)>,
+    sandbox: SandboxReport,
+    budgets: Budgets,
+    timeouts: Timeouts,
+    counters: Arc<Counters>,
+    /// No new worker before this moment, and the pause that led to it.
+    paused: Option<(Instant, Duration)>,
+    closed: bool,
+    generation: u64,
+}
+
+impl Client {
+    /// Starts the first worker.
+    pub(crate) fn start(config: &ObjectsConfig, counters: Arc<Counters>) -> Result<Self, ObjectsError> {
+        let mut client = Self {
+            nursery: Nursery::new(config.worker.clone()).map_err(ObjectsError::Worker)?,
+            worker: None,
+            sandbox: SandboxReport::default(),
+            budgets: Budgets { unwind: config.worker_unwind_bytes, symbols: config.worker_symbol_bytes },
+            timeouts: config.timeouts.clone(),
+            counters,
+            paused: None,
+            closed: false,
+            generation: 0,
+        };
+        let process = client.nursery.start().map_err(ObjectsError::Worker)?;
+        client.welcome(process).map_err(|error| ObjectsError::Hello(Box::new(error)))?;
+        let missing = client.sandbox.missing();
+        if !missing.is_empty() {
+            tracing::warn!(?missing, "the worker's sandbox is incomplete");
+        }
+        Ok(client)
+    }
+
+    /// What of the sandbox stands.
+    pub(crate) fn sandbox(&self) -> SandboxReport {
+        self.sandbox
+    }
+
+    /// Ends the worker; there will be no other.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        if let Some((process, _)) = self.worker.take() {
+            self.counters.worker_pid.store(0, Ordering::Relaxed);
+            self.nursery.dismiss(process);
+        }
+    }
+
+    /// Has the worker read a file.
+    pub(crate) fn extract(&mut self, file: BorrowedFd<'_>) -> Result<(Extracted, Option<StoredTables>), Fault> {
+        let limit = self.timeouts.extract;
+        self.request(|process, _| {
+            let mut patience = patience(process, limit);
+            process.channel().send(&Request::Extract, &[], Some(file), &mut patience)?;
+            let message: Message<Reply> = process.channel().receive(MAX_REPLY_BYTES, 0, &mut patience)?;
+            match (message.meta, message.descriptor) {
+                (Reply::Extracted(extracted), memfd) => {
+                    check_extracted(&extracted)?;
+                    let stored = memfd.map(|memfd| stored(memfd, &extracted)).transpose()?;
+                    if stored.is_none() && (extracted.unwind_bytes, extracted.symbol_bytes) != (0, 0) {
+                        return Err(WireError::Malformed("tables without a descriptor"));
+                    }
+                    Ok(Ok((extracted, stored)))
+                }
+                (Reply::Refused(reason), None) => Ok(Err(reason)),
+                _ => Err(WireError::Malformed("another reply than asked for")),
+            }
+        })
+    }
+
+    /// A request begins whose tables must not make way for each other: makes sure that there is a worker.
+    pub(crate) fn begin(&mut self) -> Result<(), Fault> {
+        self.revive()?;
+        if let Some((_, held)) = &mut self.worker {
+            held.begin();
+        }
+        Ok(())
+    }
+
+    /// A number for the worker of the moment. Tables loaded under another number are gone.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the worker holds an object's tables; counts as use.
+    pub(crate) fn holds(&mut self, object: ObjectId, part: Part) -> bool {
+        self.worker.as_mut().is_some_and(|(_, held)| held.uses(object, part))
+    }
+
+    /// Has the worker load an object's tables, after it has forgotten others where its budget asks for that. False
+    /// where the request at hand uses too much for that.
+    pub(crate) fn load(&mut self, object: ObjectId, tables: &StoredTables, part: Part) -> Result<bool, Fault> {
+        let bytes = match part {
+            Part::Unwind => tables.unwind_bytes,
+            Part::Symbols => tables.symbol_bytes,
+        };
+        let limit = self.timeouts.load;
+        self.request(|process, held| {
+            loop {
+                match held.room(part, bytes) {
+                    Room::Fits => break,
+                    Room::Full => return Ok(Ok(false)),
+                    Room::AfterForgetting(old) => {
+                        held.forgotten(old);
+                        call_loaded(process, &Request::Forget { object: old }, None, limit)?.ok();
+                    }
+                }
+            }
+            let request = Request::Load { object, unwind: part == Part::Unwind, symbols: part == Part::Symbols };
+            let result = call_loaded(process, &request, Some(tables.memfd.as_fd()), limit)?;
+            if result.is_ok() {
+                held.loaded(object, part, bytes);
+            }
+            Ok(result.map(|()| true))
+        })
+    }
+
+    /// Has the worker unwind a batch. Stacks are appended to `stacks` as they come, also when the worker then fails.
+    pub(crate) fn unwind(
+        &mut self,
+        batch: &Batch<'_>,
+        stacks_per_reply: u32,
+        stacks: &mut Vec<UserStack>,
+    ) -> Result<(), Fault> {
+        let limit = self.timeouts.unwind;
+        self.request_of_loaded(|process, _| {
+            let request = Request::Unwind {
+                stacks_per_reply,
+                processes: batch.processes.iter().map(|maps| Cow::Borrowed(&**maps)).collect(),
+                samples: batch.samples.clone(),
+            };
+            process.channel().send(&request, &batch.stacks, None, &mut patience(process, limit))?;
+            let mut rest = batch.samples.as_slice();
+            while !rest.is_empty() {
+                let reply = receive(process, MAX_REPLY_BYTES, &mut patience(process, limit))?;
+                let Reply::Stacks(part) = reply else {
+                    return Err(WireError::Malformed("another reply than asked for"));
+                };
+                let (samples, behind) = rest
+                    .split_at_checked(part.len())
+                    .filter(|(samples, _)| !samples.is_empty())
+                    .ok_or(WireError::Malformed("number of stacks"))?;
+                for (sample, stack) in samples.iter().zip(&part) {
+                    check_stack(stack, sample, batch)?;
+                }
+                stacks.extend(part);
+                rest = behind;
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// Has the worker name addresses of an object that it holds.
+    pub(crate) fn names(&mut self, object: ObjectId, addresses: &[u64]) -> Result<Vec<Option<SymbolName>>, Fault> {
+        let limit = self.timeouts.names;
+        self.request_of_loaded(|process, _| {
+            let mut patience = patience(process, limit);
+            let request = Request::Names { object, addresses: Cow::Borrowed(addresses) };
+            process.channel().send(&request, &[], None, &mut patience)?;
+            match receive(process, MAX_NAMES_REPLY_BYTES, &mut patience)? {
+                Reply::Names(names) => {
+                    let fits = |name: &SymbolName| {
+                        !name.name.is_empty()
+                            && name.name.len() <= MAX_NAME_BYTES
+                            && name.system_name.len() <= MAX_NAME_BYTES
+                    };
+                    if names.len() != addresses.len() || !names.iter().flatten().all(fits) {
+                        return Err(WireError::Malformed("names"));
+                    }
+                    Ok(Ok(names))
+                }
+                Reply::Refused(reason) => Ok(Err(reason)),
+                _ => Err(WireError::Malformed("another reply than asked for")),
+            }
+        })
+    }
+
+    /// Sends a request to a living worker; whatever goes wrong on the way ends that worker.
+    fn request<T>(
+        &mut self,
+        run: impl FnOnce(&Process, &mut Held) -> Result<Result<T, String>, WireError>,
+    ) -> Result<T, Fault> {
+        self.revive()?;
+        self.ask(run)
+    }
+
+    /// As [`Client::request`], for requests that need what was loaded before: not to a new worker.
+    fn request_of_loaded<T>(
+        &mut self,
+        run: impl FnOnce(&Process, &mut Held) -> Result<Result<T, String>, WireError>,
+    ) -> Result<T, Fault> {
+        if !self.worker.as_ref().is_some_and(|(process, _)| process.channel().is_quiet()) {
+            self.discard(&WireError::Closed);
+            return Err(Fault::Gone);
+        }
+        self.ask(run)
+    }
+
+    fn ask<T>(
+        &mut self,
+        run: impl FnOnce(&Process, &mut Held) -> Result<Result<T, String>, WireError>,
+    ) -> Result<T, Fault> {
+        let Some((process, held)) = &mut self.worker else { return Err(Fault::NoWorker) };
+        match run(process, held) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(reason)) => Err(Fault::Refused(reason)),
+            Err(error) => {
+                self.discard(&error);
+                Err(Fault::Worker(error))
+            }
+        }
+    }
+
+    /// Makes sure that there is a worker. One that ended between two requests is replaced: the request at hand had no
+    /// part in it.
+    fn revive(&mut self) -> Result<(), Fault> {
+        if self.worker.as_ref().is_some_and(|(process, _)| !process.channel().is_quiet()) {
+            self.discard(&WireError::Closed);
+        }
+        if self.worker.is_some() {
+            return Ok(());
+        }
+        if self.closed || self.paused.is_some_and(|(until, _)| Instant::now() < until) {
+            return Err(Fault::NoWorker);
+        }
+        let started = self.nursery.start().map_err(WireError::Io).and_then(|process| self.welcome(process));
+        if let Err(error) = started {
+            let pause = self.paused.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+            tracing::warn!(%error, pause_ms = pause.as_millis(), "the worker did not start");
+            self.paused = Some((Instant::now() + pause, pause));
+            return Err(Fault::NoWorker);
+        }
+        self.paused = None;
+        Ok(())
+    }
+
+    /// Takes a worker's hello.
+    fn welcome(&mut self, process: Process) -> Result<(), WireError> {
+        let mut patience = patience(&process, self.timeouts.hello);
+        match receive(&process, MAX_REPLY_BYTES, &mut patience) {
+            Ok(Reply::Hello { version: VERSION, sandbox }) => {
+                self.sandbox = sandbox;
+                self.generation += 1;
+                self.counters.worker_pid.store(process.pid(), Ordering::Relaxed);
+                self.worker = Some((process, Held::new(self.budgets)));
+                Ok(())
+            }
+            Ok(Reply::Hello { .. }) => {
+                self.nursery.kill(process);
+                Err(WireError::Malformed("another version"))
+            }
+            Ok(_) => {
+                self.nursery.kill(process);
+                Err(WireError::Malformed("no hello"))
+            }
+            Err(error) => {
+                self.nursery.kill(process);
+                Err(error)
+            }
+        }
+    }
+
+    fn discard(&mut self, why: &WireError) {
+        if let Some((process, _)) = self.worker.take() {
+            tracing::debug!(pid = process.pid(), error = %why, "the worker is replaced");
+            self.counters.worker_pid.store(0, Ordering::Relaxed);
+            count(&self.counters.worker_restarts);
+            self.nursery.kill(process);
+        }
+    }
+}
+
+/// Patience with a worker: until `limit`, and longer while it hardly gets a CPU.
+fn patience(process: &Process, limit: Duration) -> impl Patience + use<> {
+    let (pid, before) = (process.pid(), process.cpu_times());
+    Until::new(limit, move |waited| {
+        let ready = cpu_times(pid).waited.saturating_sub(before.waited);
+        waited < limit * STARVED_FACTOR && ready > waited / 2
+    })
+}
+
+/// Receives a reply without a descriptor.
+fn receive(process: &Process, max_bytes: usize, patience: &mut impl Patience) -> Result<Reply, WireError> {
+    let message: Message<Reply> = process.channel().receive(max_bytes, 0, patience)?;
+    if message.descriptor.is_some() { Err(WireError::Malformed("a descriptor")) } else { Ok(message.meta) }
+}
+
+fn call_loaded(
+    process: &Process,
+    request: &Request<'_>,
+    memfd: Option<BorrowedFd<'_>>,
+    limit: Duration,
+) -> Result<Result<(), String>, WireError> {
+    let mut patience = patience(process, limit);
+    process.channel().send(request, &[], memfd, &mut patience)?;
+    match receive(process, MAX_REPLY_BYTES, &mut patience)? {
+        Reply::Loaded(result) => Ok(result),
+        Reply::Refused(reason) => Ok(Err(reason)),
+        _ => Err(WireError::Malformed("another reply than asked for")),
+    }
+}
+
+fn stored(memfd: OwnedFd, extracted: &Extracted) -> Result<StoredTables, WireError> {
+    let (unwind_bytes, symbol_bytes) = (extracted.unwind_bytes, extracted.symbol_bytes);
+    let bytes = tables::check(memfd.as_fd(), unwind_bytes, symbol_bytes)
+        .map_err(|_| WireError::Malformed("not a sealed table"))?;
+    Ok(StoredTables { memfd, unwind_bytes, symbol_bytes, bytes })
+}
+
+fn check_extracted(extracted: &Extracted) -> Result<(), WireError> {
+    let text = |text: &str, limit: usize| text.len() <= limit && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let mut fine = text(&extracted.htlhash, 32) && extracted.problem.len() <= MAX_REASON_BYTES;
+    if let Some(elf) = &extracted.elf {
+        fine &= text(&elf.gnu, MAX_BUILD_ID_CHARS) && text(&elf.go, MAX_BUILD_ID_CHARS);
+        fine &= elf.segments.len() <= MAX_SEGMENTS;
+    }
+    if fine { Ok(()) } else { Err(WireError::Malformed("identity")) }
+}
+
+fn check_stack(stack: &UserStack, sample: &SampleMeta, batch: &Batch<'_>) -> Result<(), WireError> {
+    if stack.frames.len() > MAX_FRAMES {
+        return Err(WireError::Malformed("number of frames"));
+    }
+    let process = usize::try_from(sample.process).ok();
+    let maps = process.and_then(|process| batch.processes.get(process)).map(AsRef::as_ref).unwrap_or_default();
+    // Neighbouring frames are mostly of one object.
+    let mut last = None;
+    for frame in &stack.frames {
+        if let UserFrame::Object { object, .. } = frame
+            && last != Some(*object)
+        {
+            if !maps.iter().any(|map| map.object == Some(*object)) {
+                return Err(WireError::Malformed("frame of an object that is not mapped"));
+            }
+            last = Some(*object);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! Finding and opening the file behind a mapping.
+//!
+//! A path alone proves nothing: the file may have been replaced, and paths are the process's own. Every way is tried
+//! with `O_PATH` first, which has no effect on devices and FIFOs; only what is a regular file with the mapping's inode
+//! and device is opened for reading. Ways, in this order: the kernel's own link to the mapped file; the path below the
+//! process's root; its executable; the path below our root; the path below the roots of processes of other mount
+//! namespaces (for a process that has ended already).
+//!
+//! **In**: a mapping (numbers from the kernel, a hostile path). **Out**: a descriptor for reading, and the file's
+//! state. **Units**: bytes, nanoseconds. **Limits**: [`MAX_MAPS_BYTES`], [`MAX_ROOTS`]. Blocking is the caller's
+//! matter (`timed`).
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::ops::Range;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, fstat, fstatfs, major, minor, open,
+    openat2, statx,
+};
+use rustix::io::Errno;
+
+use crate::MappedFile;
+
+/// Bytes of `/proc/PID/maps` that are searched for the file.
+const MAX_MAPS_BYTES: u64 = 8 << 20;
+/// Mount namespaces remembered, each by the last process of it that a file was opened for.
+const MAX_ROOTS: usize = 32;
+/// What the kernel puts behind the path of a deleted file.
+const DELETED: &[u8] = b" (deleted)";
+/// File systems where a mapping's device is not the one that `stat` tells: `OVERLAYFS_SUPER_MAGIC` (before Linux
+/// 6.18) and `BTRFS_SUPER_MAGIC` (subvolumes).
+const ODD_DEVICES: [u64; 2] = [0x794c_7630, 0x9123_683e];
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) file: MappedFile,
+    /// A process that maps it, or did.
+    pub(crate) tgid: u32,
+    /// Where.
+    pub(crate) range: Range<u64>,
+}
+
+/// What differs between two states of one inode's content, or between two files that had the inode one after the
+/// other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) bytes: u64,
+    /// Seconds and nanoseconds since the Unix epoch.
+    pub(crate) modified: (i64, i64),
+    /// Of the inode: also changes with links, owners and modes.
+    pub(crate) changed: (i64, i64),
+}
+
+impl Change {
+    /// Whether the content is the same, as far as times tell.
+    pub(crate) fn same_content(&self, other: &Self) -> bool {
+        (self.bytes, self.modified) == (other.bytes, other.modified)
+    }
+}
+
+/// An opened file.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) change: Change,
+    /// It has no name any more: a ` (deleted)` behind its path is the kernel's.
+    pub(crate) deleted: bool,
+}
+
+/// Why a file is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// No way led to any file.
+    #[error("no way leads to it")]
+    Absent,
+    /// Files were found, but others.
+    #[error("another file is in its place")]
+    Mismatch,
+    /// It is the file, but no regular one.
+    #[error("not a regular file")]
+    NotRegular,
+    /// The file system did not answer.
+    #[error("its file system does not answer")]
+    TimedOut,
+}
+
+/// Processes whose roots other processes' files may be found by.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    /// Mount namespace and process, the last used first.
+    recent: Mutex<VecDeque<(u64, u32)>>,
+}
+
+impl Roots {
+    /// Remembers a living process's mount namespace.
+    fn remember(&self, tgid: u32) {
+        let Some(namespace) = mount_namespace(&tgid.to_string()) else { return };
+        if mount_namespace("self") == Some(namespace) {
+            return;
+        }
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|(other, _)| *other != namespace);
+        recent.push_front((namespace, tgid));
+        recent.truncate(MAX_ROOTS);
+    }
+
+    fn tgids(&self) -> Vec<u32> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(_, tgid)| *tgid).collect()
+    }
+}
+
+/// Opens the file behind a mapping.
+pub(crate) fn open_mapped(wanted: &Wanted, roots: &Roots) -> Result<Opened, OpenError> {
+    let mut search = Search { wanted, best: OpenError::Absent };
+    let tgid = wanted.tgid;
+    let alive = || roots.remember(tgid);
+
+    if let Some(opened) = search.by_link(&wanted.range) {
+        alive();
+        return Ok(opened);
+    }
+    if let Some(range) = mapped_elsewhere(wanted)
+        && let Some(opened) = search.by_link(&range)
+    {
+        alive();
+        return Ok(opened);
+    }
+    let paths = paths(&wanted.file.path);
+    for path in &paths {
+        if let Some(opened) = search.below(&format!("/proc/{tgid}/root"), path, Whose::TheProcess) {
+            alive();
+            return Ok(opened);
+        }
+    }
+    if let Some(opened) = search.try_path(format!("/proc/{tgid}/exe").as_bytes(), Whose::TheProcess) {
+        alive();
+        return Ok(opened);
+    }
+    for path in &paths {
+        if let Some(opened) = search.try_path(path, Whose::Others) {
+            return Ok(opened);
+        }
+    }
+    for sibling in roots.tgids() {
+        for path in &paths {
+            if let Some(opened) = search.below(&format!("/proc/{sibling}/root"), path, Whose::Others) {
+                return Ok(opened);
+            }
+        }
+    }
+    Err(search.best)
+}
+
+/// The state of the file behind a mapping now, if that is cheap to tell and it is the file. Asks no file system that
+/// would have to ask others.
+pub(crate) fn change_by_link(wanted: &Wanted) -> Option<Change> {
+    let Range { start, end } = wanted.range;
+    let link = format!("/proc/{}/map_files/{start:x}-{end:x}", wanted.tgid);
+    let found = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok()?;
+    (found.stx_ino == wanted.file.inode).then(|| change_of_statx(&found))
+}
+
+/// Whose way led to a file: the process's own ways need not agree on the device where file systems hide it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    TheProcess,
+    Others,
+}
+
+struct Search<'a> {
+    wanted: &'a Wanted,
+    best: OpenError,
+}
+
+impl Search<'_> {
+    fn by_link(&mut self, range: &Range<u64>) -> Option<Opened> {
+        let link = format!("/proc/{}/map_files/{:x}-{:x}", self.wanted.tgid, range.start, range.end);
+        self.try_path(link.as_bytes(), Whose::TheProcess)
+    }
+
+    fn try_path(&mut self, path: &[u8], whose: Whose) -> Option<Opened> {
+        let found = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        self.take(&found, whose)
+    }
+
+    /// A path below a directory as if that were the root, for symbolic links too.
+    fn below(&mut self, root: &str, path: &[u8], whose: Whose) -> Option<Opened> {
+        let root_fd = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&root_fd, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Ok(found) => self.take(&found, whose),
+            // Not known here, or forbidden by a filter of system calls: links may lead astray, but the file is checked.
+            Err(Errno::NOSYS | Errno::PERM) => self.try_path(&[root.as_bytes(), path].concat(), whose),
+            Err(_) => None,
+        }
+    }
+
+    /// Opens what was found for reading, if it is what is wanted.
+    fn take(&mut self, found: &OwnedFd, whose: Whose) -> Option<Opened> {
+        let stat = fstat(found).ok()?;
+        if !self.is_wanted(found, &stat, whose) {
+            self.best = OpenError::Mismatch;
+            return None;
+        }
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            self.best = OpenError::NotRegular;
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // The descriptor's own link: there is no path in between that could be changed.
+        let descriptor = open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty()).ok()?;
+        let stat = fstat(&descriptor).ok()?;
+        if !generation_fits(&descriptor, self.wanted.file.generation) {
+            self.best = OpenError::Mismatch;
+            return None;
+        }
+        Some(Opened { descriptor, change: change_of_stat(&stat), deleted: stat.st_nlink == 0 })
+    }
+
+    fn is_wanted(&self, found: &OwnedFd, stat: &Stat, whose: Whose) -> bool {
+        let file = &self.wanted.file;
+        if stat.st_ino != file.inode {
+            return false;
+        }
+        if (major(stat.st_dev), minor(stat.st_dev)) == (file.major, file.minor) {
+            return true;
+        }
+        whose == Whose::TheProcess
+            && fstatfs(found)
+                .is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|magic| ODD_DEVICES.contains(&magic)))
+    }
+}
+
+/// Whether an inode's generation is the wanted one, where both are known.
+fn generation_fits(descriptor: &OwnedFd, wanted: u64) -> bool {
+    wanted == 0 || generation(descriptor).is_none_or(|found| found == 0 || u64::from(found) == wanted & 0xffff_ffff)
+}
+
+/// An inode's generation, where its file system tells.
+fn generation(descriptor: &OwnedFd) -> Option<u32> {
+    /// `_IOR('v', 1, long)`; but what is written is an int.
+    const FS_IOC_GETVERSION: libc::Ioctl = 0x8008_7601_u32 as libc::Ioctl;
+    let mut generation: [u32; 2] = [0; 2];
+    // SAFETY: the call writes an int, or at the most a long: eight bytes, which there are.
+    let result = unsafe { libc::ioctl(descriptor.as_raw_fd(), FS_IOC_GETVERSION, generation.as_mut_ptr()) };
+    let [low, _] = generation;
+    (result == 0).then_some(low)
+}
+
+/// Where else the process maps the file: mappings merge, split and move.
+fn mapped_elsewhere(wanted: &Wanted) -> Option<Range<u64>> {
+    let maps = File::open(format!("/proc/{}/maps", wanted.tgid)).ok()?;
+    let file = &wanted.file;
+    for line in BufReader::new(maps.take(MAX_MAPS_BYTES)).split(b'\n') {
+        let line = line.ok()?;
+        let line = String::from_utf8_lossy(&line);
+        let mut columns = line.split_ascii_whitespace();
+        let (range, _, _) = (columns.next()?, columns.next()?, columns.next()?);
+        let device = columns.next()?;
+        if columns.next()?.parse() == Ok(file.inode) && device == format!("{:02x}:{:02x}", file.major, file.minor) {
+            let (start, end) = range.split_once('-')?;
+            return Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?);
+        }
+    }
+    None
+}
+
+/// The paths that a mapping's path may mean: itself, and itself without the kernel's ` (deleted)`.
+fn paths(path: &[u8]) -> Vec<&[u8]> {
+    if !path.starts_with(b"/") || path.contains(&0) {
+        return Vec::new();
+    }
+    let mut paths = vec![path];
+    paths.extend(path.strip_suffix(DELETED));
+    paths
+}
+
+/// A path to show, without the kernel's ` (deleted)`.
+pub(crate) fn shown_path(path: &[u8], deleted: bool) -> String {
+    let path = if deleted { path.strip_suffix(DELETED).unwrap_or(path) } else { path };
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn mount_namespace(process: &str) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    Some(fs::metadata(format!("/proc/{process}/ns/mnt")).ok()?.ino())
+}
+
+pub(crate) fn change_of_stat(stat: &Stat) -> Change {
+    let nanoseconds = |value| i64::try_from(value).unwrap_or_default();
+    Change {
+        bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+        modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+        changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+    }
+}
+
+fn change_of_statx(found: &Statx) -> Change {
+    Change {
+        bytes: found.stx_size,
+        modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec.into()),
+        changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec.into()),
+    }
+}

@@ -1,0 +1,224 @@
+//! Reading files by way of the worker, and getting tables to it.
+//!
+//! **In**: mappings; what the worker found (checked by the client). **Out**: objects, tables. **Units**: bytes.
+//! **Limits**: a file on which the worker fails [`MAX_STRIKES`] times is left alone until it changes (`quarantined`).
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use profile::{BuildId, ObjectId, ObjectInfo};
+use rustix::fs::fstat;
+
+use crate::Objects;
+use crate::client::{Client, Fault, StoredTables};
+use crate::counters::count;
+use crate::held::Part;
+use crate::open::{Change, OpenError, Opened, Wanted, change_of_stat, open_mapped};
+use crate::protocol::Extracted;
+use crate::registry::{Failure, Found, MAX_STRIKES, TableState};
+use crate::vdso;
+
+/// Whether the worker has a table now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loaded {
+    /// It has.
+    Yes,
+    /// There is none, or not now.
+    No,
+    /// The request at hand uses so many others that it does not fit.
+    Full,
+}
+
+impl Objects {
+    /// Opens a file, within the time limit.
+    pub(crate) fn open(&self, wanted: &Wanted) -> Result<Opened, OpenError> {
+        let (roots, wanted) = (Arc::clone(&self.roots), wanted.clone());
+        let opened = self.timed.run(self.timeouts.open, move || open_mapped(&wanted, &roots));
+        opened.unwrap_or(Err(OpenError::TimedOut))
+    }
+
+    /// Opens and reads a file.
+    pub(crate) fn read(&self, client: &mut Client, wanted: &Wanted) -> Arc<ObjectInfo> {
+        let result = self.open(wanted).map_err(|error| {
+            count(match error {
+                OpenError::Mismatch => &self.counters.identity_mismatches,
+                OpenError::Absent | OpenError::NotRegular | OpenError::TimedOut => &self.counters.open_errors,
+            });
+            tracing::debug!(path = ?String::from_utf8_lossy(&wanted.file.path), tgid = wanted.tgid, %error, "not opened");
+            Failure::Open(error)
+        });
+        let result = result.and_then(|opened| {
+            let strikes = self.registry().strikes(&wanted.file, &opened.change);
+            let (extracted, tables) = self.extract(client, wanted, &opened, strikes)?;
+            Ok(found(&opened, extracted, tables))
+        });
+        let now = self.now();
+        match result {
+            Ok(found) => self.registry().insert(wanted, found, now),
+            Err(failure) => self.registry().insert_failed(wanted, failure, now),
+        }
+    }
+
+    /// Reads our own vDSO.
+    pub(crate) fn read_vdso(&self) -> Option<Arc<ObjectInfo>> {
+        let image = vdso::image().inspect_err(|error| tracing::warn!(%error, "the vDSO cannot be read")).ok()?;
+        let descriptor = image;
+        let change = change_of_stat(&fstat(&descriptor).ok()?);
+        let opened = Opened { descriptor, change, deleted: false };
+        let wanted = Wanted {
+            file: crate::MappedFile { path: vdso::PATH.into(), ..Default::default() },
+            tgid: std::process::id(),
+            range: 0..0,
+        };
+        let (extracted, tables) = self.extract(&mut self.client(), &wanted, &opened, 0).ok()?;
+        let found = found(&opened, extracted, tables);
+        let mut registry = self.registry();
+        let info = ObjectInfo {
+            id: registry.new_id(),
+            path: vdso::PATH.into(),
+            build_id: found.build_id,
+            segments: found.segments,
+            readable: found.is_elf,
+        };
+        Some(registry.insert_own(info, found.tables))
+    }
+
+    /// Has the worker read an opened file; if it dies on it, once more.
+    fn extract(
+        &self,
+        client: &mut Client,
+        wanted: &Wanted,
+        opened: &Opened,
+        mut strikes: u32,
+    ) -> Result<(Extracted, Option<StoredTables>), Failure> {
+        let change = opened.change;
+        while strikes < MAX_STRIKES {
+            let fault = match client.extract(opened.descriptor.as_fd()) {
+                Ok((extracted, tables)) => {
+                    count(&self.counters.extracted);
+                    let now = fstat(&opened.descriptor).map(|stat| change_of_stat(&stat));
+                    if !now.is_ok_and(|now| now.same_content(&change)) {
+                        count(&self.counters.parse_errors);
+                        return Err(Failure::Unstable);
+                    }
+                    if !extracted.problem.is_empty() {
+                        count(&self.counters.parse_errors);
+                        let path = String::from_utf8_lossy(&wanted.file.path);
+                        tracing::debug!(?path, problem = ?extracted.problem, "not understood");
+                    }
+                    return Ok((extracted, tables));
+                }
+                Err(fault) => fault,
+            };
+            match fault {
+                Fault::Worker(_) => strikes += 1,
+                Fault::Gone | Fault::NoWorker | Fault::Refused(_) => {
+                    count(&self.counters.worker_failed_requests);
+                    return Err(Failure::NoWorker);
+                }
+            }
+            // What hung would hold up everybody again: it has to wait.
+            if strikes >= MAX_STRIKES || fault.is_timeout() {
+                count(&self.counters.worker_failed_requests);
+                if strikes >= MAX_STRIKES {
+                    count(&self.counters.quarantined);
+                }
+                let path = String::from_utf8_lossy(&wanted.file.path);
+                tracing::debug!(?path, strikes, error = %fault, "the worker fails on a file");
+                break;
+            }
+        }
+        Err(Failure::Worker { change, strikes })
+    }
+
+    /// Makes sure that the worker has an object's table.
+    pub(crate) fn load(&self, client: &mut Client, object: ObjectId, part: Part) -> Loaded {
+        if client.holds(object, part) {
+            return Loaded::Yes;
+        }
+        if !self.registry().has(object, part) {
+            return Loaded::No;
+        }
+        let Some(tables) = self.stored(client, object) else { return Loaded::No };
+        for _ in 0..MAX_STRIKES {
+            match client.load(object, &tables, part) {
+                Ok(true) => return Loaded::Yes,
+                Ok(false) => return Loaded::Full,
+                Err(Fault::Worker(_)) => {
+                    if self.strike(object) {
+                        break;
+                    }
+                }
+                Err(Fault::Refused(reason)) => {
+                    // Made by a worker whose bytes no worker takes.
+                    tracing::debug!(?object, ?reason, "tables are refused");
+                    count(&self.counters.parse_errors);
+                    self.registry().give_up_tables(object);
+                    return Loaded::No;
+                }
+                Err(Fault::Gone | Fault::NoWorker) => break,
+            }
+        }
+        count(&self.counters.worker_failed_requests);
+        Loaded::No
+    }
+
+    /// The worker failed while it used an object's tables: twice, and it does not get them again.
+    pub(crate) fn strike(&self, object: ObjectId) -> bool {
+        let quarantined = self.registry().strike(object);
+        if quarantined {
+            count(&self.counters.quarantined);
+            tracing::debug!(?object, "the worker fails on an object's tables");
+        }
+        quarantined
+    }
+
+    /// An object's tables: held, or extracted again from the same state of the file.
+    fn stored(&self, client: &mut Client, object: ObjectId) -> Option<Arc<StoredTables>> {
+        let now = self.now();
+        let state = self.registry().tables(object, now);
+        let (wanted, change) = match state {
+            TableState::Held(tables) => return Some(tables),
+            TableState::Evicted(wanted, change) => (wanted, change),
+            TableState::None => return None,
+        };
+        match self.extract_again(client, &wanted, &change) {
+            Ok(tables) => self.registry().restore(object, tables),
+            Err(for_good) => {
+                let mut registry = self.registry();
+                if for_good {
+                    registry.give_up_tables(object)
+                } else {
+                    registry.postpone_tables(object, now)
+                }
+                None
+            }
+        }
+    }
+
+    /// Extracts evicted tables again. The error says whether that will never succeed.
+    fn extract_again(&self, client: &mut Client, wanted: &Wanted, change: &Change) -> Result<StoredTables, bool> {
+        let opened = self.open(wanted).map_err(|_| false)?;
+        if !opened.change.same_content(change) {
+            return Err(true);
+        }
+        match self.extract(client, wanted, &opened, 0) {
+            Ok((_, Some(tables))) => Ok(tables),
+            Ok((_, None)) | Err(Failure::Worker { .. }) => Err(true),
+            Err(Failure::Open(_) | Failure::Unstable | Failure::NoWorker) => Err(false),
+        }
+    }
+}
+
+fn found(opened: &Opened, extracted: Extracted, tables: Option<StoredTables>) -> Found {
+    let is_elf = extracted.elf.is_some();
+    let elf = extracted.elf.unwrap_or_default();
+    Found {
+        change: opened.change,
+        deleted: opened.deleted,
+        build_id: BuildId { gnu: elf.gnu, go: elf.go, htlhash: extracted.htlhash },
+        segments: elf.segments,
+        is_elf,
+        tables,
+    }
+}
