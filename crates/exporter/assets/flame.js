@@ -188,10 +188,10 @@ export class FlameView {
 
 const binaryColors = new Map();
 
-/** The class that gives a file its color: files get theirs in the order in which they are asked for, and keep it. */
+/** The class that gives a file its color: files get theirs in the order in which they are asked for, far apart on the wheel. */
 export function binaryClass(path) {
   if (path === "") return "b-none";
-  if (!binaryColors.has(path)) binaryColors.set(path, binaryColors.size % BINARY_COLORS);
+  if (!binaryColors.has(path)) binaryColors.set(path, (binaryColors.size * 5) % BINARY_COLORS);
   return `b${binaryColors.get(path)}`;
 }
 

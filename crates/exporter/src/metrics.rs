@@ -1,10 +1,10 @@
 //! The agent's numbers about itself, as OpenTelemetry instruments: scraped through the Prometheus bridge, or pushed
 //! over OTLP.
 //!
-//! **In**: [`Statistics`], [`DeliverySource`], [`Store`], and /proc for the agent's own processes. **Out**: the text of
+//! **In**: [`Statistics`], [`DeliveryStatsHandle`], [`Store`], and /proc for the agent's own processes. **Out**: the text of
 //! `/metrics`, OTLP requests. **Units**: in the instruments' names, by Prometheus' conventions.
-//! **Limits**: labels are of fixed sets, except for CPUs and the agent's own threads (bounded by
-//! 48 names).
+//! **Limits**:
+//! labels are of fixed sets, except for CPUs, the agent's own threads (48 names) and a collector's codes (48 codes).
 //!
 //! # One snapshot for all instruments
 //! The two lines of the ledger hold only for numbers that were read in one go. So nothing is measured inside an
@@ -28,6 +28,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 use self::process::{ProcessAccounts, clock_hz, start_time_unix_s};
 use self::reading::{MissedTicks, Reading, Slot};
+use crate::delivery::DeliveryStatsHandle;
 use crate::store::Store;
 
 /// The media type of [`Metrics::render`]'s text.
@@ -45,36 +46,6 @@ pub trait Statistics: Send + Sync {
     fn snapshot(&self) -> Snapshot;
 }
 
-/// What delivery tells about itself. Counts are of requests, each attempt once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryReport {
-    /// Accepted whole.
-    pub accepted: u64,
-    /// Accepted, but for some samples.
-    pub partial: u64,
-    /// Refused for good.
-    pub refused: u64,
-    /// Failed in a way that is worth another try.
-    pub failed: u64,
-    /// Bytes sent.
-    pub sent_bytes: u64,
-    /// Bytes waiting.
-    pub queue_bytes: u64,
-}
-
-impl DeliveryReport {
-    /// Requests by the result's label.
-    pub(crate) fn results(&self) -> [(&'static str, u64); 4] {
-        [("accepted", self.accepted), ("partial", self.partial), ("refused", self.refused), ("failed", self.failed)]
-    }
-}
-
-/// Whoever delivers.
-pub trait DeliverySource: Send + Sync {
-    /// The counters now.
-    fn report(&self) -> DeliveryReport;
-}
-
 /// What was built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildInfo {
@@ -90,7 +61,7 @@ pub struct Sources {
     /// The rooms before the exporter.
     pub statistics: Arc<dyn Statistics>,
     /// Delivery, where an endpoint is configured.
-    pub delivery: Option<Arc<dyn DeliverySource>>,
+    pub delivery: Option<DeliveryStatsHandle>,
     /// The published windows, where there is a page.
     pub store: Option<Arc<Store>>,
     /// What was built.
@@ -180,7 +151,7 @@ impl Reader {
 
     /// Reads everything, the far end of a sample's way first.
     fn read(&self) -> Reading {
-        let delivery = self.sources.delivery.as_ref().map(|d| d.report()).unwrap_or_default();
+        let delivery = self.sources.delivery.as_ref().map(DeliveryStatsHandle::get).unwrap_or_default();
         let store = self.sources.store.as_ref().map(|s| s.stats()).unwrap_or_default();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (missed_ticks, accounts) = &mut *memory;
@@ -279,7 +250,7 @@ mod tests {
             let name = if end.is_whole() { "whole" } else { "truncated" };
             value(&text, &format!("profiler_samples_{name}_total{{reason=\"{}\"}}", end.label()));
         }
-        for result in ["accepted", "partial", "refused", "failed"] {
+        for result in ["accepted", "failed"] {
             value(&text, &format!("profiler_export_requests_total{{result=\"{result}\"}}"));
         }
         assert_eq!(value(&text, "profiler_samples_truncated_total{reason=\"bad_frame\"}"), 2.0);

@@ -322,22 +322,57 @@ const INSTRUMENTS: &[Instrument] = &[
         unit: "{request}",
         help: "Attempts to push profiles to the collector, by result.",
         read: Read::Count(|r, out| {
-            for (result, requests) in r.delivery.results() {
-                out(requests, &[label("result", result)]);
+            let (accepted, failed): (Vec<_>, Vec<_>) = r.delivery.requests.iter().partition(|(code, _)| accepts(code));
+            for (result, requests) in [("accepted", accepted), ("failed", failed)] {
+                out(requests.iter().map(|&(_, &n)| n).sum(), &[label("result", result)]);
             }
         }),
     },
     Instrument {
-        name: "profiler.export.sent",
+        name: "profiler.export.responses",
+        unit: "{response}",
+        help: "Attempts to push profiles to the collector, by gRPC or HTTP code, or by what failed before there was one.",
+        read: Read::Count(|r, out| {
+            for (code, &requests) in &r.delivery.requests {
+                out(requests, &[label("code", Arc::clone(code))]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.export.retries",
+        unit: "{request}",
+        help: "Attempts to push profiles to the collector after the first of a request.",
+        read: Read::Count(|r, out| out(r.delivery.retries, &[])),
+    },
+    Instrument {
+        name: "profiler.export.accepted",
         unit: "By",
-        help: "Bytes of profiles sent to the collector, every attempt counted.",
-        read: Read::Count(|r, out| out(r.delivery.sent_bytes, &[])),
+        help: "Bytes of requests that the collector accepted, before compression.",
+        read: Read::Count(|r, out| out(r.delivery.bytes, &[])),
     },
     Instrument {
         name: "profiler.export.queue",
         unit: "By",
         help: "Bytes of profiles that wait for the collector.",
         read: Read::Gauge(|r, out| out(r.delivery.queue_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.export.queue.capacity",
+        unit: "By",
+        help: "Bytes of profiles that may wait for the collector.",
+        read: Read::Gauge(|r, out| out(r.delivery.queue_capacity_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.export.queue.requests",
+        unit: "{request}",
+        help: "Requests that wait for the collector.",
+        read: Read::Gauge(|r, out| out(r.delivery.queue_requests, &[])),
+    },
+    Instrument {
+        name: "profiler.export.consecutive_failures",
+        unit: "{request}",
+        help: "Attempts to push profiles that failed since the last success.",
+        read: Read::Gauge(|r, out| out(r.delivery.consecutive_failures, &[])),
     },
     Instrument {
         name: "profiler.store.windows",
@@ -443,4 +478,9 @@ fn ends(reading: &Reading, whole: bool, out: Out<'_, u64>) {
         let samples = reading.snapshot.ledger.ends.get(end.index()).copied().unwrap_or(0);
         out(samples, &[label("reason", end.label())]);
     }
+}
+
+/// Whether a gRPC or HTTP code means that the request was taken.
+fn accepts(code: &str) -> bool {
+    code == "OK" || (code.len() == 3 && code.starts_with('2'))
 }

@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use profile::stats::{CpuTicks, Snapshot};
 
 use super::process::ProcessReading;
-use super::{BuildInfo, DeliveryReport};
+use super::BuildInfo;
+use crate::delivery::DeliveryStats;
 use crate::store::StoreStats;
 
 /// The numbers of one collection, all read in one go.
@@ -16,7 +17,7 @@ pub(crate) struct Reading {
     pub(crate) snapshot: Snapshot,
     /// Ticks that never came, in the order of `snapshot.sampler.cpus`.
     pub(crate) missed: Vec<u64>,
-    pub(crate) delivery: DeliveryReport,
+    pub(crate) delivery: DeliveryStats,
     pub(crate) store: StoreStats,
     pub(crate) process: ProcessReading,
     pub(crate) build: BuildInfo,
