@@ -23,6 +23,7 @@ use crate::pipeline::{Pipeline, Shared};
 use crate::proc_scan::{ProcFs, ProcSource};
 use crate::sample::Pool;
 use crate::sideband::SideBand;
+use crate::source::ObjectSource;
 use crate::stats::{Counted, StatsHandle};
 use crate::targets::Targets;
 
@@ -53,6 +54,15 @@ impl Sampler {
     pub fn start(
         config: SamplerConfig,
         objects: Arc<Objects>,
+        ledger: Arc<Ledger>,
+        windows: SyncSender<Window>,
+    ) -> Result<Self, SamplerError> {
+        Self::start_with(config, objects, ledger, windows)
+    }
+
+    fn start_with<O: ObjectSource + Send + 'static>(
+        config: SamplerConfig,
+        objects: O,
         ledger: Arc<Ledger>,
         windows: SyncSender<Window>,
     ) -> Result<Self, SamplerError> {
@@ -140,7 +150,7 @@ impl Drop for Sampler {
     }
 }
 
-fn unwind_thread(mut pipeline: Pipeline<Arc<Objects>, ProcFs>, shared: &Shared, windows: &SyncSender<Window>) {
+fn unwind_thread<O: ObjectSource>(mut pipeline: Pipeline<O, ProcFs>, shared: &Shared, windows: &SyncSender<Window>) {
     loop {
         let Some(batch) = shared.inbox.take(TAKE_TIMEOUT) else { continue };
         let is_last = batch.is_last;
@@ -222,6 +232,9 @@ fn descendants(parents: &BTreeMap<u32, u32>, listed: &FxHashSet<u32>) -> Vec<u32
     };
     parents.keys().copied().filter(|tgid| !listed.contains(tgid)).filter(leads_there).collect()
 }
+
+#[cfg(test)]
+mod live_tests;
 
 #[cfg(test)]
 mod tests {
