@@ -167,10 +167,10 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
     }
 
     /// The bytes of the executable segments, unless they are more than are to be searched.
-    pub(crate) fn text(&self) -> Vec<(u64, &'data [u8])> {
+    pub(crate) fn text(&self, limit: u64) -> Vec<(u64, &'data [u8])> {
         let executable = || self.loads.iter().filter(|p| p.p_flags(self.endian).0 & elf::PF_X.0 != 0);
         let total = executable().fold(0u64, |n, p| n.saturating_add(p.p_filesz(self.endian)));
-        if total > self.limits.searched_text_bytes {
+        if total > limit {
             return Vec::new();
         }
         executable().filter_map(|p| Some((p.p_vaddr(self.endian), p.data(self.endian, self.file).ok()?))).collect()

@@ -24,7 +24,7 @@ const MAX_ROOT_BYTES: u64 = 4096;
 const ROOTS: &[&[u8]] = &[
     b"_start_c",
     b"_dlstart_c",
-    b"__libc_start_main",
+    LIBC_START,
     b"libc_start_main_stage2",
     b"start",
     b"start_c11",
@@ -40,6 +40,12 @@ const ROOTS: &[&[u8]] = &[
     b"runtime.rt0_go.abi0",
 ];
 
+const LIBC_START: &[u8] = b"__libc_start_main";
+/// musl's has a second stage, whose name strip takes away, right before it.
+const SECOND_STAGE_BYTES: u64 = 128;
+/// Executable bytes of a library that is searched whatever it is.
+const SMALL_TEXT_BYTES: u64 = 16 << 10;
+
 /// Where handlers return to.
 const RESTORERS: &[&[u8]] = &[b"__restore_rt", b"runtime.sigreturn__sigaction", b"runtime.sigreturn__sigaction.abi0"];
 
@@ -51,37 +57,41 @@ pub(crate) fn find<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blo
         let end = function.end.min(elf.entry.saturating_add(MAX_ROOT_BYTES));
         blob.roots.push(RootFunction { range: elf.entry..end, always: true });
     }
-    // A file whose own start has a row, or that has none and tables, comes from a compiler that tells the rest too.
-    if covered.is_some() || (!entry && blob.eh_frame.is_some() && signal) {
+    // A file whose own start has a row, or a library with tables, comes from a compiler that tells the rest too;
+    // but the vDSO of arm64, a library of one page, holds the restorer and no row for it.
+    let tells = covered.is_some() || (!entry && blob.eh_frame.is_some());
+    if tells {
+        if !entry && !signal {
+            search_restorers(elf, blob, SMALL_TEXT_BYTES);
+        }
         return;
     }
     let mut entry_end = elf.entry.saturating_add(ENTRY_BYTES);
-    if entry || blob.eh_frame.is_none() {
-        each_symbol(elf, |name, address, size| {
-            if size > 0 && address == elf.entry {
-                entry_end = address.saturating_add(size.min(MAX_ROOT_BYTES));
-            }
-            if ROOTS.contains(&name) && size > 0 && blob.roots.len() < MAX_ROOTS.saturating_sub(1) {
-                let range = address..address.saturating_add(size.min(MAX_ROOT_BYTES));
-                blob.roots.push(RootFunction { range, always: false });
-            }
-            if RESTORERS.contains(&name) && blob.restorers.len() < MAX_RESTORERS {
-                blob.restorers.push(address);
-            }
-        });
-    }
+    each_symbol(elf, |name, address, size| {
+        if size > 0 && address == elf.entry {
+            entry_end = address.saturating_add(size.min(MAX_ROOT_BYTES));
+        }
+        if ROOTS.contains(&name) && size > 0 && blob.roots.len() < MAX_ROOTS.saturating_sub(1) {
+            let before = if name == LIBC_START { SECOND_STAGE_BYTES } else { 0 };
+            let range = address.saturating_sub(before)..address.saturating_add(size.min(MAX_ROOT_BYTES));
+            blob.roots.push(RootFunction { range, always: false });
+        }
+        if RESTORERS.contains(&name) && blob.restorers.len() < MAX_RESTORERS {
+            blob.restorers.push(address);
+        }
+    });
     if entry {
         blob.roots.push(RootFunction { range: elf.entry..entry_end, always: true });
     }
     if !signal && blob.restorers.is_empty() {
-        search_restorers(elf, blob);
+        search_restorers(elf, blob, elf.limits.searched_text_bytes);
     }
     blob.restorers.sort_unstable();
     blob.restorers.dedup();
 }
 
-fn search_restorers<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blob) {
-    for (start, bytes) in elf.text() {
+fn search_restorers<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blob, limit: u64) {
+    for (start, bytes) in elf.text(limit) {
         for pattern in native::RESTORERS {
             let found = bytes.windows(pattern.len()).enumerate().filter(|(_, w)| w == pattern);
             let room = MAX_RESTORERS.saturating_sub(blob.restorers.len());
