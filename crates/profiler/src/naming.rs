@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context;
-use profile::{DropReason, Ledger, Profile, Window};
+use profile::{DropReason, ElfAddress, Ledger, ObjectId, Profile, SymbolName, Window};
 use symbolizer::{KernelSymbols, NameSource, Namer, NamerCounters, NamerLimits};
 
 /// Windows that may wait for names.
@@ -72,7 +72,7 @@ impl Naming {
             .spawn(move || {
                 // Whether it returns or panics, the health check shall know.
                 let _end = OnDrop(Arc::clone(&seen));
-                name_all(&receiver, namer, source.as_ref(), &ledger, &seen, sink);
+                name_all(&receiver, namer, &Files(source), &ledger, &seen, sink);
             })
             .context("cannot start the naming thread")?;
         Ok((Self { thread, progress, counters }, sender))
@@ -93,6 +93,15 @@ impl Naming {
         if self.thread.join().is_err() {
             tracing::error!("the naming thread panicked: the last windows are lost");
         }
+    }
+}
+
+/// The names in target files, for the namer.
+struct Files(Arc<objects::Objects>);
+
+impl NameSource for Files {
+    fn names(&self, object: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
+        self.0.names(object, addresses)
     }
 }
 
