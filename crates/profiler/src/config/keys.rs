@@ -285,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_names_every_setting_with_its_default() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for key in KEYS {
+            let row = text.lines().find(|l| l.starts_with(&format!("| `{}` |", key.path)));
+            let row = row.unwrap_or_else(|| panic!("{} has no row", key.path));
+            assert!(row.contains(&format!("`{}`", key.variable)), "{row}");
+            assert!(row.contains(key.flag), "{row}");
+            let default = (key.get)(&Settings::default());
+            assert!(default.is_empty() || row.contains(&format!("| `{default}` |")), "{row}: {default}");
+        }
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         for (path, bad) in [
             ("sampling.frequency", "0"),
