@@ -156,6 +156,7 @@ impl Running {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            logging::tell_repeats(false);
             if !told && self.pipeline.target_exited() {
                 told = true;
                 tracing::warn!("every process that was asked for has ended; the page still shows what was seen");
@@ -171,6 +172,7 @@ impl Running {
                 delivery.flush(settings.export.shutdown_timeout).await;
             }
         });
+        logging::tell_repeats(true);
         log_ledger(&exporter::metrics::Statistics::snapshot(self.rooms.as_ref()));
         if let Some(push) = self.push {
             push.shutdown(&self.runtime, settings.export.shutdown_timeout);

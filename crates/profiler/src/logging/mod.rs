@@ -1,13 +1,20 @@
 //! The log: structured, to standard error, as text or JSON.
 
-use std::io::IsTerminal;
+mod repeats;
 
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use std::io::IsTerminal;
+use std::sync::LazyLock;
+
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use self::repeats::Repeats;
 use crate::config::settings::{Log, LogFormat};
+
+/// One for the process, as the log is.
+static REPEATS: LazyLock<Repeats> = LazyLock::new(Repeats::default);
 
 /// Libraries whose own chatter starts one level lower than ours.
 const LOUD: [&str; 8] = ["h2", "hyper", "hyper_util", "tower", "tonic", "reqwest", "rustls", "aya"];
@@ -20,7 +27,12 @@ pub(crate) fn start(log: &Log) {
         }
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter(&log.level))).try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter(&log.level).and(&*REPEATS))).try_init();
+}
+
+/// Tells how often messages were left out because they repeat; `all`: also those of the last minute.
+pub(crate) fn tell_repeats(all: bool) {
+    REPEATS.tell(all);
 }
 
 fn filter(level: &str) -> Targets {
