@@ -14,6 +14,7 @@
 
 mod instruments;
 mod process;
+mod push;
 mod reading;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +26,12 @@ use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use profile::stats::Snapshot;
 use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::runtime::Handle;
+
+pub use self::push::{Push, PushError, PushSettings};
 
 use self::process::{ProcessAccounts, clock_hz, start_time_unix_s};
+use self::push::PushCounts;
 use self::reading::{MissedTicks, Reading, Slot};
 use crate::delivery::DeliveryStatsHandle;
 use crate::store::Store;
@@ -111,6 +116,15 @@ impl Metrics {
         Ok(Self { reader: Arc::new(Reader::new(sources)), scrape: Mutex::new(scrape) })
     }
 
+    /// Pushes the same instruments over OTLP until it is told to stop. Does not connect: an absent collector is a
+    /// warning and a counter.
+    ///
+    /// # Errors
+    /// Settings that can never work.
+    pub fn push(&self, settings: PushSettings, runtime: &Handle) -> Result<Push, PushError> {
+        push::start(Arc::clone(&self.reader), settings, runtime)
+    }
+
     /// The text of one scrape, in Prometheus' text format. Reads /proc: call it where blocking is allowed.
     ///
     /// # Errors
@@ -142,11 +156,19 @@ struct Reader {
     start_time_unix_s: u64,
     clock_hz: u64,
     memory: Mutex<(MissedTicks, ProcessAccounts)>,
+    /// Moved by whoever pushes.
+    pushes: PushCounts,
 }
 
 impl Reader {
     fn new(sources: Sources) -> Self {
-        Self { sources, start_time_unix_s: start_time_unix_s(), clock_hz: clock_hz(), memory: Mutex::default() }
+        Self {
+            sources,
+            start_time_unix_s: start_time_unix_s(),
+            clock_hz: clock_hz(),
+            memory: Mutex::default(),
+            pushes: PushCounts::default(),
+        }
     }
 
     /// Reads everything, the far end of a sample's way first.
@@ -161,6 +183,7 @@ impl Reader {
         Reading {
             missed,
             delivery,
+            pushes: self.pushes.read(),
             store,
             process,
             build: self.sources.build.clone(),

@@ -375,6 +375,15 @@ const INSTRUMENTS: &[Instrument] = &[
         read: Read::Gauge(|r, out| out(r.delivery.consecutive_failures, &[])),
     },
     Instrument {
+        name: "profiler.metrics.pushes",
+        unit: "{push}",
+        help: "Pushes of these metrics over OTLP, by result.",
+        read: Read::Count(|r, out| {
+            out(r.pushes.0, &[label("result", "accepted")]);
+            out(r.pushes.1, &[label("result", "failed")]);
+        }),
+    },
+    Instrument {
         name: "profiler.store.windows",
         unit: "{window}",
         help: "Windows kept for the page and the pprof endpoint.",

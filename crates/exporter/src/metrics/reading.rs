@@ -18,6 +18,8 @@ pub(crate) struct Reading {
     /// Ticks that never came, in the order of `snapshot.sampler.cpus`.
     pub(crate) missed: Vec<u64>,
     pub(crate) delivery: DeliveryStats,
+    /// Pushes of metrics: accepted, failed.
+    pub(crate) pushes: (u64, u64),
     pub(crate) store: StoreStats,
     pub(crate) process: ProcessReading,
     pub(crate) build: BuildInfo,
