@@ -3,7 +3,7 @@
 //! **In**: bytes that the eBPF program wrote; the snapshot in them is a target's memory. **Out**: [`RawSample`], borrowed from
 //! the ring. **Limits**: those of `sampler-abi`; a record that contradicts itself is an error.
 
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 
 use sampler_abi::{MAX_KERNEL_FRAMES, MAX_SNAPSHOT_BYTES, SampleHead};
 
@@ -78,7 +78,7 @@ impl<'a> RawSample<'a> {
 fn head_from(bytes: &[u8]) -> SampleHead {
     debug_assert_eq!(bytes.len(), HEAD_BYTES);
     let mut head = MaybeUninit::<SampleHead>::zeroed();
-    let length = bytes.len().min(mem::size_of_val(&head));
+    let length = bytes.len().min(size_of_val(&head));
     // SAFETY: the destination is a local of at least `length` bytes, the source a slice of it; they do not overlap.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), head.as_mut_ptr().cast::<u8>(), length) };
     // SAFETY: `SampleHead` is `repr(C)`, made of integers and arrays of them without padding: any bytes are a value.
@@ -87,6 +87,8 @@ fn head_from(bytes: &[u8]) -> SampleHead {
 
 #[cfg(test)]
 mod tests {
+    use std::mem;
+
     use super::*;
 
     fn record(kernel_frames: u32, snapshot_bytes: u32, behind: usize) -> Vec<u8> {
