@@ -17,6 +17,8 @@ mod comm;
 mod config;
 mod drain;
 mod error;
+#[cfg(test)]
+mod fakes;
 mod inbox;
 pub mod kernel;
 mod merge;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use profile::{Frame, Ledger, StackEnd, Window};
 use rustc_hash::FxHashSet;
@@ -59,8 +60,8 @@ pub(crate) struct Pipeline<O, P> {
     resolver: Resolver<O>,
     waiting: WaitingList,
     aggregator: Aggregator,
+    /// Of the sample at hand; kept for its memory.
     frames: Vec<Frame>,
-    /// What unknown processes have for mappings.
     unsettled: Unsettled,
 }
 
@@ -284,11 +285,12 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         if self.unsettled.lost && now >= self.unsettled.next_rescan_mono_ns {
             self.unsettled.lost = false;
             self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
+            let began = Instant::now();
             let all = self.proc.all();
+            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let tgids: FxHashSet<u32> = all.iter().map(|p| p.tgid).collect();
             self.table.only_these_run(&tgids, now);
             self.scanned(now, all);
-            let took = crate::clock::now().mono_ns.saturating_sub(now);
             self.unsettled.next_rescan_mono_ns = now + RESCAN_INTERVAL_NS.max(took.saturating_mul(RESCAN_SHARE));
         }
         if now >= self.unsettled.next_check_mono_ns {

@@ -1,1 +1,117 @@
-// tests
+use objects::MappedFile;
+
+use super::*;
+use crate::fakes::FakeObjects;
+use crate::process::{ProcessTable, Sighting};
+use crate::sideband::{Kind, MapRecord, Record};
+
+/// A process that maps `/app` at 0x1000, `/lib` at 0x3000, the vDSO at 0x7000 and memory without a file at 0x9000.
+fn table() -> ProcessTable {
+    let mut table = ProcessTable::default();
+    let mut put = |kind| table.apply(&Record { time_mono_ns: 100, cpu: 0, kind });
+    put(Kind::Fork { tgid: 10, tid: 10, parent_tgid: 1 });
+    put(Kind::Comm { tgid: 10, comm: Comm::from_bytes(b"app"), exec: true });
+    for (start, inode, path) in [
+        (0x1000, 5, "/app (deleted)"),
+        (0x3000, 6, "/lib"),
+        (0x5000, 6, "/lib"),
+        (0x7000, 0, "[vdso]"),
+        (0x9000, 0, "//anon"),
+    ] {
+        let file = MappedFile { inode, path: path.into(), ..MappedFile::default() };
+        let map = MapRecord { start, end: start + 0x1000, offset: start, file };
+        put(Kind::Map { tgid: 10, map: Box::new(map) });
+    }
+    table
+}
+
+fn process(table: &mut ProcessTable) -> &mut Process {
+    let sighting = Sighting { time_mono_ns: 200, tgid: 10, leader_start_mono_ns: 90, comm: Comm::default() };
+    table.sighted(sighting).unwrap()
+}
+
+fn head(pc: u64) -> SampleHead {
+    let mut comm = [0; 16];
+    comm[..6].copy_from_slice(b"worker");
+    SampleHead { user_pc: pc, tgid: 10, tid: 11, leader_start_mono_ns: 90, cgroup_id: 4, comm, ..SampleHead::default() }
+}
+
+#[test]
+fn only_files_that_a_stack_may_lead_through_are_opened() {
+    let mut table = table();
+    let process = process(&mut table);
+    let objects = FakeObjects::default();
+    let mut resolver = Resolver::new(objects.clone(), false);
+    let entries = resolver.mappings(process, &head(0x1010), &[0; 64]);
+    assert_eq!(objects.paths(), ["[vdso]", "/app (deleted)"]);
+    assert_eq!(entries.iter().map(|e| e.object.is_some()).collect::<Vec<_>>(), [true, false, false, true, false]);
+    assert_eq!((entries[0].file_offset, entries[3].file_offset), (0x1000, 0), "the vDSO is its own file");
+    // A return address into the second mapping of /lib; it may be the mapping's very end.
+    let mut snapshot = [0u8; 64];
+    snapshot[16..24].copy_from_slice(&0x6000u64.to_ne_bytes());
+    let entries = resolver.mappings(process, &head(0x1010), &snapshot);
+    assert_eq!(objects.paths(), ["[vdso]", "/app (deleted)", "/lib"]);
+    assert_eq!(entries[1].object, Some(objects.id("/lib")));
+    assert_eq!(entries[2].object, entries[1].object, "one file, two mappings");
+    let again = resolver.mappings(process, &head(0x1010), &snapshot);
+    assert!(Arc::ptr_eq(&entries, &again), "the steady state makes nothing new");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_no_objects_and_are_not_asked_for_again() {
+    let mut table = table();
+    let process = process(&mut table);
+    let objects = FakeObjects { unreadable: true, ..FakeObjects::default() };
+    let mut resolver = Resolver::new(objects.clone(), false);
+    let entries = resolver.mappings(process, &head(0x1010), &[]);
+    assert!(entries.iter().all(|e| e.object.is_none()));
+    let again = resolver.mappings(process, &head(0x1010), &[]);
+    assert!(Arc::ptr_eq(&entries, &again));
+}
+
+#[test]
+fn an_owner_says_who_it_is() {
+    let mut table = table();
+    let process = process(&mut table);
+    let objects = FakeObjects::default();
+    let mut resolver = Resolver::new(objects.clone(), false);
+    let owner = resolver.owner(&head(0), Some(process));
+    assert_eq!((&*owner.process_name, &*owner.comm), ("app", "worker"));
+    assert_eq!(&*owner.executable_path, "/app (deleted)");
+    assert_eq!(owner.executable, Some(objects.id("/app (deleted)")));
+    assert_eq!(owner.process, ProcessKey { tgid: 10, leader_start_mono_ns: 90 });
+    assert_eq!((owner.tid, owner.cgroup_id, owner.kernel_thread), (None, 4, false));
+    assert!(resolver.info(owner.executable.unwrap()).is_some());
+    assert!(Arc::ptr_eq(&owner, &resolver.owner(&SampleHead { tid: 12, ..head(9) }, Some(process))));
+    let mut per_thread = Resolver::new(objects, true);
+    assert_eq!(per_thread.owner(&head(0), Some(process)).tid, Some(11));
+    assert_ne!(per_thread.owner(&SampleHead { tid: 12, ..head(0) }, Some(process)).tid, Some(11));
+}
+
+#[test]
+fn an_owner_without_a_process_still_has_a_name() {
+    let mut resolver = Resolver::new(FakeObjects::default(), false);
+    let kernel = SampleHead { flags: FLAG_KERNEL_THREAD, ..head(0) };
+    let owner = resolver.owner(&kernel, None);
+    assert_eq!((&*owner.process_name, owner.kernel_thread), ("worker", true));
+    let nameless = resolver.owner(&SampleHead { comm: [0; 16], ..head(0) }, None);
+    assert_eq!(&*nameless.process_name, "[unknown]");
+}
+
+#[test]
+fn what_is_not_used_is_forgotten_but_not_what_owners_need() {
+    let mut table = table();
+    let process = process(&mut table);
+    let mut resolver = Resolver::new(FakeObjects::default(), false);
+    resolver.mappings(process, &head(0x3010), &[]);
+    let owner = resolver.owner(&head(0), Some(process));
+    for _ in 0..5 {
+        resolver.turn();
+        resolver.owner(&head(0), Some(process));
+        assert!(resolver.info(owner.executable.unwrap()).is_some());
+    }
+    assert!(resolver.maps.is_empty());
+    assert_eq!(resolver.infos.len(), 1);
+    (0..5).for_each(|_| resolver.turn());
+    assert!(resolver.owners.is_empty() && resolver.infos.is_empty());
+}

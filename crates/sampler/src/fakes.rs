@@ -1,0 +1,110 @@
+//! Stand-ins for files and /proc, for tests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use objects::{MappedFile, UnwindRequest};
+use profile::{BuildId, ObjectId, ObjectInfo, StackEnd, UserFrame, UserStack};
+
+use crate::proc_scan::{ProcSource, ScannedProcess};
+use crate::source::ObjectSource;
+
+/// Files by their path, in the order in which they were opened. Unwinding gives the leaf, then every word of the
+/// snapshot as a caller, until one lies in no mapping.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeObjects {
+    pub(crate) opened: Rc<RefCell<Vec<Arc<ObjectInfo>>>>,
+    pub(crate) requests: Rc<Cell<usize>>,
+    pub(crate) unreadable: bool,
+}
+
+impl FakeObjects {
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.opened.borrow().iter().map(|o| o.path.to_string()).collect()
+    }
+
+    pub(crate) fn id(&self, path: &str) -> ObjectId {
+        self.opened.borrow().iter().find(|o| &*o.path == path).unwrap().id
+    }
+}
+
+impl ObjectSource for FakeObjects {
+    fn known(&self, file: &MappedFile) -> Option<Arc<ObjectInfo>> {
+        let path = String::from_utf8_lossy(&file.path);
+        self.opened.borrow().iter().find(|o| *o.path == *path).cloned()
+    }
+
+    fn object(&self, file: &MappedFile, _: u32, _: Range<u64>) -> Arc<ObjectInfo> {
+        self.known(file).unwrap_or_else(|| {
+            let info = Arc::new(ObjectInfo {
+                id: ObjectId(self.opened.borrow().len() as u64 + 1),
+                path: String::from_utf8_lossy(&file.path).into(),
+                build_id: BuildId::default(),
+                segments: Vec::new(),
+                readable: !self.unreadable,
+            });
+            self.opened.borrow_mut().push(Arc::clone(&info));
+            info
+        })
+    }
+
+    fn vdso(&self) -> Option<Arc<ObjectInfo>> {
+        Some(self.object(&MappedFile { path: b"[vdso]".to_vec(), ..MappedFile::default() }, 0, 0..0))
+    }
+
+    fn unwind(&self, request: &UnwindRequest) -> Vec<UserStack> {
+        self.requests.set(self.requests.get() + 1);
+        let one = |sample: &objects::UserSample| {
+            let maps = &request.processes[sample.process as usize];
+            let words = sample.stack.as_chunks::<8>().0.iter().map(|w| u64::from_ne_bytes(*w));
+            let mut frames = Vec::new();
+            for address in std::iter::once(sample.registers.pc).chain(words) {
+                let Some(map) = maps.iter().find(|m| m.start <= address && address < m.end) else {
+                    return UserStack { frames, end: StackEnd::BadFrame };
+                };
+                frames.push(match map.object {
+                    Some(object) => UserFrame::Object { object, address: address - map.start + map.file_offset },
+                    None => UserFrame::Unmapped { address },
+                });
+            }
+            UserStack { frames, end: StackEnd::Root }
+        };
+        request.samples.iter().map(one).collect()
+    }
+}
+
+/// A /proc of one's own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeProc {
+    pub(crate) processes: Rc<RefCell<BTreeMap<u32, ScannedProcess>>>,
+    pub(crate) reads: Rc<Cell<usize>>,
+    pub(crate) whole_reads: Rc<Cell<usize>>,
+    pub(crate) container: Option<Arc<str>>,
+}
+
+impl ProcSource for FakeProc {
+    fn process(&self, tgid: u32) -> Option<ScannedProcess> {
+        self.reads.set(self.reads.get() + 1);
+        self.processes.borrow().get(&tgid).cloned()
+    }
+
+    fn all(&self) -> Vec<ScannedProcess> {
+        self.whole_reads.set(self.whole_reads.get() + 1);
+        self.processes.borrow().values().cloned().collect()
+    }
+
+    fn container(&self, _: u32) -> Option<Option<Arc<str>>> {
+        self.container.clone().map(Some)
+    }
+
+    fn exists(&self, tgid: u32) -> bool {
+        self.processes.borrow().contains_key(&tgid)
+    }
+
+    fn errors(&self) -> u64 {
+        0
+    }
+}
