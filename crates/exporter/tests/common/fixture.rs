@@ -1,5 +1,11 @@
 //! Profiles for tests, built from short rows.
-#![allow(unreachable_pub, missing_docs, dead_code, reason = "shared by unit and integration tests")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared by unit and integration tests"
+)]
 
 use std::sync::Arc;
 

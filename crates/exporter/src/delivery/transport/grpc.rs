@@ -64,18 +64,20 @@ impl Grpc {
         let mut request = Request::new(bytes);
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(self.timeout);
-        match tokio::time::timeout(self.timeout, export(self.channel.clone(), self.compression, request)).await {
+        let call = export(self.channel.clone(), self.compression, request);
+        let answer = match tokio::time::timeout(self.timeout, call).await {
             Ok(Ok(response)) => {
                 let partial = response.and_then(|r| r.partial_success).unwrap_or_default();
-                Answer::accepted("OK", partial.rejected_profiles, &partial.error_message)
+                return Answer::accepted("OK", partial.rejected_profiles, &partial.error_message);
             }
             Ok(Err(status)) => of_status(&status),
-            Err(_) => {
-                // The peer may be gone without a word: the next attempt gets a connection of its own.
-                self.channel = self.endpoint.connect_lazy();
-                Answer::retry("timeout", &format!("no answer within {:?}", self.timeout))
-            }
-        }
+            Err(_) => None,
+        };
+        answer.unwrap_or_else(|| {
+            // The peer may be gone without a word: the next attempt gets a connection of its own.
+            self.channel = self.endpoint.connect_lazy();
+            Answer::retry("timeout", &format!("no answer within {:?}", self.timeout))
+        })
     }
 }
 
@@ -93,19 +95,28 @@ async fn export(
     client.unary(request, path, Passing).await.map(tonic::Response::into_inner)
 }
 
-/// A status may be the server's, or tonic's own word for what went wrong on the way.
-fn of_status(status: &Status) -> Answer {
+/// A status may be the server's, or tonic's own word for what went wrong on the way. None: the time was over.
+fn of_status(status: &Status) -> Option<Answer> {
     if status.code() == Code::OutOfRange && status.message().contains("message length too large") {
-        return Answer::refused("response", status.message());
+        return Some(Answer::refused("response", status.message()));
     }
+    let mut on_the_way = None;
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        if error.is::<tonic::transport::Error>() || error.is::<std::io::Error>() {
-            return Answer::retry("connect", &chain(error));
+        if error.is::<tonic::TimeoutExpired>() {
+            return None;
+        }
+        if error.is::<tonic::ConnectError>() {
+            on_the_way = Some("connect");
+        } else if error.is::<tonic::transport::Error>() || error.is::<std::io::Error>() {
+            on_the_way = on_the_way.or(Some("transport"));
         }
         source = error.source();
     }
-    of_grpc(status)
+    Some(match (on_the_way, std::error::Error::source(status)) {
+        (Some(code), Some(error)) => Answer::retry(code, &chain(error)),
+        _ => of_grpc(status),
+    })
 }
 
 /// A codec that takes requests as bytes. An answer that cannot be read says nothing against a status of OK.

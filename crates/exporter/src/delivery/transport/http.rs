@@ -115,16 +115,16 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Unreadable> {
 fn url(endpoint: &Endpoint) -> Result<Url, DeliveryError> {
     let text = endpoint.text().trim();
     let err = |why: &str| DeliveryError::Endpoint { endpoint: without_credentials(text), why: why.to_owned() };
-    let full = match endpoint {
-        Endpoint::Exact(_) => text.to_owned(),
-        Endpoint::Base(_) => format!("{}/{PATH}", text.trim_end_matches('/')),
-    };
-    let url = Url::parse(&full).map_err(|e| err(&format!("{e}; it should look like http://localhost:4318")))?;
+    let mut url = Url::parse(text).map_err(|e| err(&format!("{e}; it should look like http://localhost:4318")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(err("its scheme is neither http nor https"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(err("names no host"));
+    }
+    if matches!(endpoint, Endpoint::Base(_)) {
+        let path = format!("{}/{PATH}", url.path().trim_end_matches('/'));
+        url.set_path(&path);
     }
     Ok(url)
 }

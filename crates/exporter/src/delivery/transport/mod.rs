@@ -21,8 +21,8 @@ const USER_AGENT: &str = concat!("profiler/", env!("CARGO_PKG_VERSION"));
 
 /// The way to the collector.
 pub(crate) enum Transport {
-    Grpc(grpc::Grpc),
-    Http(http::Http),
+    Grpc(Box<grpc::Grpc>),
+    Http(Box<http::Http>),
 }
 
 impl Transport {
@@ -30,8 +30,8 @@ impl Transport {
     /// entered.
     pub(crate) fn new(settings: &OtlpSettings) -> Result<Self, DeliveryError> {
         Ok(match settings.protocol {
-            Protocol::Grpc => Self::Grpc(grpc::Grpc::new(settings)?),
-            Protocol::HttpProtobuf => Self::Http(http::Http::new(settings)?),
+            Protocol::Grpc => Self::Grpc(Box::new(grpc::Grpc::new(settings)?)),
+            Protocol::HttpProtobuf => Self::Http(Box::new(http::Http::new(settings)?)),
         })
     }
 
