@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use exporter::delivery::Delivery;
 use exporter::health::Health;
-use exporter::metrics::{BuildInfo, Metrics, Sources};
+use exporter::metrics::{BuildInfo, Metrics, Push, Sources};
 use exporter::store::{Store, StoreSettings};
 use exporter::web::{self, AllowedFrom, WebSettings};
 use nix::sys::signal::Signal;
@@ -76,7 +76,7 @@ struct Running {
     pipeline: Pipeline,
     rooms: Arc<Rooms>,
     delivery: Option<Arc<Delivery>>,
-    push: Option<receivers::MetricsPush>,
+    push: Option<Push>,
     totals: Option<Arc<Mutex<Totals>>>,
     web: tokio::task::JoinHandle<()>,
     stop_web: oneshot::Sender<()>,
@@ -175,7 +175,7 @@ impl Running {
         logging::tell_repeats(true);
         log_ledger(&exporter::metrics::Statistics::snapshot(self.rooms.as_ref()));
         if let Some(push) = self.push {
-            push.shutdown(&self.runtime, settings.export.shutdown_timeout);
+            self.runtime.block_on(push.shutdown(settings.export.shutdown_timeout));
         }
         let _ = self.stop_web.send(());
         let _ = self.runtime.block_on(async { tokio::time::timeout(WEB_GRACE, self.web).await });

@@ -182,7 +182,11 @@ mod tests {
         let running = held.run().unwrap();
         assert_eq!(running.tgid(), tgid);
         assert_eq!(describe(wait(running)), (7, "exited with code 7".to_owned()));
-        assert_eq!(std::fs::read_to_string(mark).unwrap().trim(), tgid.to_string(), "the listed process is the one that ran");
+        assert_eq!(
+            std::fs::read_to_string(mark).unwrap().trim(),
+            tgid.to_string(),
+            "the listed process is the one that ran"
+        );
     }
 
     #[test]

@@ -99,7 +99,10 @@ mod tests {
 
     #[test]
     fn odd_files_give_nothing() {
-        assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n").as_deref(), Some("Debian GNU/Linux 12"));
+        assert_eq!(
+            pretty_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n").as_deref(),
+            Some("Debian GNU/Linux 12")
+        );
         assert_eq!(pretty_name("PRETTY_NAME=\"\"\n"), None);
         assert!(is_machine_id("0123456789abcdef0123456789abcdef"));
         assert!(!is_machine_id("uninitialized") && !is_machine_id(&"0".repeat(32)));

@@ -61,11 +61,8 @@ impl Naming {
         let (sender, receiver) = sync_channel(WINDOWS_WAITING);
         let namer = Namer::new(kernel_symbols(), NamerLimits::default());
         let counters = namer.stats();
-        let progress = Arc::new(Progress {
-            started: Instant::now(),
-            last_ms: AtomicU64::new(0),
-            running: AtomicBool::new(true),
-        });
+        let progress =
+            Arc::new(Progress { started: Instant::now(), last_ms: AtomicU64::new(0), running: AtomicBool::new(true) });
         let seen = Arc::clone(&progress);
         let thread = std::thread::Builder::new()
             .name("naming".to_owned())

@@ -144,8 +144,19 @@ pub(crate) fn log_ledger(snapshot: &Snapshot) {
     let held: i64 = l.held.iter().sum();
     let dropped: u64 = l.dropped.iter().sum();
     let [ring, merge, window, naming, queue, spool] = l.held;
-    let [ring_full, scratch, malformed, merge_full, naming_full, queue_full, rejected, refused, expired, too_large, shutdown] =
-        l.dropped;
+    let [
+        ring_full,
+        scratch,
+        malformed,
+        merge_full,
+        naming_full,
+        queue_full,
+        rejected,
+        refused,
+        expired,
+        too_large,
+        shutdown,
+    ] = l.dropped;
     tracing::info!(
         idle = l.kernel.idle,
         filtered = l.kernel.filtered,

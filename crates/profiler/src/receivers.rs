@@ -1,16 +1,18 @@
 //! From settings to the exporter's own: where profiles and metrics are pushed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use exporter::delivery::{Compression, Delivery, DeliverySettings, Endpoint, OtlpSettings, Protocol};
-use exporter::metrics::Metrics;
+use exporter::metrics::{Metrics, Push, PushSettings};
 use exporter::otlp::ResourceSettings;
 use profile::Ledger;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 
 use crate::config::settings::{self, Otlp, Settings};
 use crate::host::Host;
+
+/// `service.name` of the profiler's own metrics, unless configured.
+const OWN_SERVICE_NAME: &str = "profiler";
 
 fn connection(otlp: &Otlp) -> OtlpSettings {
     let protocol = match otlp.protocol {
@@ -71,24 +73,33 @@ fn bytes(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-/// Metrics that are pushed.
-pub(crate) struct MetricsPush {}
-
-impl MetricsPush {
-    /// Pushes once more and ends.
-    pub(crate) fn shutdown(self, _runtime: &Runtime, _deadline: Duration) {}
-}
-
-/// Starts pushing the profiler's own metrics.
+/// Starts pushing the profiler's own metrics. An absent receiver is not an error.
 ///
 /// # Errors
 /// Settings that can never work.
 pub(crate) fn metrics(
-    _otlp: &Otlp,
-    _settings: &Settings,
-    _host: &Host,
-    _metrics: &Arc<Metrics>,
-    _runtime: &Handle,
-) -> anyhow::Result<MetricsPush> {
-    Ok(MetricsPush {})
+    otlp: &Otlp,
+    settings: &Settings,
+    host: &Host,
+    metrics: &Metrics,
+    runtime: &Handle,
+) -> anyhow::Result<Push> {
+    let name = settings.resource.service_name.clone().unwrap_or_else(|| OWN_SERVICE_NAME.to_owned());
+    let mut resource =
+        vec![("service.name".to_owned(), name), ("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
+    let found = [
+        ("host.name", &host.name),
+        ("host.id", &host.id),
+        ("host.arch", &host.arch),
+        ("os.type", &host.os_type),
+        ("os.version", &host.os_version),
+        ("os.description", &host.os_description),
+    ];
+    resource.extend(found.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_owned(), v.clone())));
+    for (name, value) in &settings.resource.attributes {
+        resource.retain(|(n, _)| n != name);
+        resource.push((name.clone(), value.clone()));
+    }
+    let push = PushSettings { otlp: connection(otlp), interval: settings.metrics.interval, resource };
+    Ok(metrics.push(push, runtime)?)
 }

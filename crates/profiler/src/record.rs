@@ -44,10 +44,7 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let output = Output::prepare(&args.output)?;
     target::check_pid_namespace()?;
     target::check_processes(&settings.sampling.pids)?;
-    let plan = Plan {
-        length: duration.or(args.command.is_empty().then_some(USUAL_DURATION)),
-        rows: args.top,
-    };
+    let plan = Plan { length: duration.or(args.command.is_empty().then_some(USUAL_DURATION)), rows: args.top };
     if args.command.is_empty() {
         let what = match settings.sampling.pids.as_slice() {
             [] => "all processes".to_owned(),

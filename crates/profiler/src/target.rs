@@ -16,9 +16,8 @@ pub(crate) fn check_processes(tgids: &[u32]) -> anyhow::Result<()> {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{tgid}/status")) else {
             bail!("--pid: no process has the id {tgid}: `ps -e` lists them all");
         };
-        let field = |name: &str| {
-            status.lines().find_map(|l| l.strip_prefix(name)).and_then(|v| v.trim().parse::<u32>().ok())
-        };
+        let field =
+            |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).and_then(|v| v.trim().parse::<u32>().ok());
         if let Some(process) = field("Tgid:").filter(|&t| t != tgid) {
             bail!("--pid: {tgid} is a thread of process {process}: use --pid {process}");
         }

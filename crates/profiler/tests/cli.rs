@@ -113,7 +113,8 @@ fn processes_that_are_not_there() {
 #[test]
 fn configuration_files() {
     let dir = tempfile::tempdir().unwrap();
-    let bad = file(&dir, "bad.yaml", "file_format: '1.0'\ndistribution:\n  profiler:\n    sampling:\n      frequenzy: 9\n");
+    let bad =
+        file(&dir, "bad.yaml", "file_format: '1.0'\ndistribution:\n  profiler:\n    sampling:\n      frequenzy: 9\n");
     refused(profiler(&["--config", &bad]), &["bad.yaml:5:7", "unknown key `frequenzy`", "did you mean `frequency`?"]);
     let garbage = file(&dir, "garbage.yaml", "\u{1}\u{2}: [ }{\n");
     refused(profiler(&["--config", &garbage]), &["garbage.yaml:1:"]);

@@ -17,7 +17,11 @@ pub(super) fn look(address: SocketAddr) -> Vec<Item> {
 fn proc() -> Item {
     const NAME: &str = "other processes";
     if !Path::new("/proc/1").exists() {
-        return Item::fails(NAME, "/proc does not show process 1", "mount /proc without hidepid, or grant CAP_SYS_PTRACE");
+        return Item::fails(
+            NAME,
+            "/proc does not show process 1",
+            "mount /proc without hidepid, or grant CAP_SYS_PTRACE",
+        );
     }
     let (mut all, mut closed) = (0_u32, 0_u32);
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -46,12 +46,7 @@ impl Item {
     }
 
     fn limited(name: &str, seen: impl ToString, remedy: impl ToString) -> Self {
-        Self {
-            name: name.to_owned(),
-            state: State::Limited,
-            seen: seen.to_string(),
-            remedy: Some(remedy.to_string()),
-        }
+        Self { name: name.to_owned(), state: State::Limited, seen: seen.to_string(), remedy: Some(remedy.to_string()) }
     }
 
     fn fails(name: &str, seen: impl ToString, remedy: impl ToString) -> Self {

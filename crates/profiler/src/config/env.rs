@@ -65,7 +65,8 @@ impl Environment {
 /// # Errors
 /// The first one that is wrong.
 pub(crate) fn apply(env: &Environment, settings: &mut Settings) -> Result<(), ConfigError> {
-    let bad = |name: &str, value: String, problem: String| ConfigError::Value { origin: name.to_owned(), value, problem };
+    let bad =
+        |name: &str, value: String, problem: String| ConfigError::Value { origin: name.to_owned(), value, problem };
     if let Some(level) = env.get("OTEL_LOG_LEVEL")? {
         settings.log.level = keys::log_level(&level).map_err(|p| bad("OTEL_LOG_LEVEL", level, p))?;
     }
@@ -219,14 +220,18 @@ mod tests {
         let s = read(&[("OTEL_METRICS_EXPORTER", "none")]).unwrap();
         assert!(!s.metrics.prometheus && s.metrics.otlp.is_none());
         let s = read(&[("OTEL_METRICS_EXPORTER", "otlp"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap();
-        assert_eq!(s.metrics.otlp.map(|o| (o.protocol, o.endpoint)), Some((Protocol::Grpc, "http://localhost:4317".into())));
+        assert_eq!(
+            s.metrics.otlp.map(|o| (o.protocol, o.endpoint)),
+            Some((Protocol::Grpc, "http://localhost:4317".into()))
+        );
         let s = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318"), ("OTEL_SDK_DISABLED", "TRUE")]).unwrap();
         assert!(s.otlp.is_none());
     }
 
     #[test]
     fn resource_attributes() {
-        let s = read(&[("OTEL_RESOURCE_ATTRIBUTES", "a=1,service.name=me,b=x%2Cy"), ("OTEL_LOG_LEVEL", "Debug")]).unwrap();
+        let s =
+            read(&[("OTEL_RESOURCE_ATTRIBUTES", "a=1,service.name=me,b=x%2Cy"), ("OTEL_LOG_LEVEL", "Debug")]).unwrap();
         assert_eq!(s.resource.attributes, [("a".into(), "1".into()), ("b".into(), "x,y".into())]);
         assert_eq!(s.resource.service_name.as_deref(), Some("me"));
         assert_eq!(s.log.level, "debug");

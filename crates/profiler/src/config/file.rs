@@ -55,8 +55,9 @@ fn apply_text(text: &str, file: &Path, env: &Environment, settings: &mut Setting
         read_resource(&resource, settings)?;
     }
     if let Some(distribution) = top.section("distribution")? {
-        if let Some((near, _)) =
-            distribution.iter().find(|(k, _)| *k != "profiler" && nearest(k, ["profiler"]).is_some_and(|_| k.len() < 12))
+        if let Some((near, _)) = distribution
+            .iter()
+            .find(|(k, _)| *k != "profiler" && nearest(k, ["profiler"]).is_some_and(|_| k.len() < 12))
         {
             return Err(distribution.unknown(near, ["profiler"]));
         }
@@ -251,7 +252,11 @@ fn read_periodic(periodic: &Section<'_>, node: &Node, settings: &mut Settings) -
     ] {
         let Some(otlp) = exporter.section(name)? else { continue };
         if settings.metrics.otlp.is_some() {
-            return Err(syntax(periodic.file(), node, "a second OTLP exporter of metrics; only one is supported".to_owned()));
+            return Err(syntax(
+                periodic.file(),
+                node,
+                "a second OTLP exporter of metrics; only one is supported".to_owned(),
+            ));
         }
         otlp.only(&[
             "endpoint",

@@ -90,12 +90,21 @@ fn the_models_own_parts() {
 #[test]
 fn mistakes_have_a_place_and_a_guess() {
     for (text, want) in [
-        ("distribution:\n  profiler:\n    sampling:\n      frequenzy: 99\n", "c.yaml:5:7: unknown key `frequenzy` in `distribution.profiler.sampling`; did you mean `frequency`?"),
-        ("distribution:\n  profiler:\n    samplin: {}\n", "c.yaml:4:5: unknown key `samplin` in `distribution.profiler`; did you mean `sampling`?"),
+        (
+            "distribution:\n  profiler:\n    sampling:\n      frequenzy: 99\n",
+            "c.yaml:5:7: unknown key `frequenzy` in `distribution.profiler.sampling`; did you mean `frequency`?",
+        ),
+        (
+            "distribution:\n  profiler:\n    samplin: {}\n",
+            "c.yaml:4:5: unknown key `samplin` in `distribution.profiler`; did you mean `sampling`?",
+        ),
         ("distribution:\n  profiler:\n    nonsense:\n", "c.yaml:4:5: unknown key `nonsense`"),
         ("distribution:\n  profilr:\n    print: true\n", "did you mean `profiler`?"),
         ("resorce: {}\n", "c.yaml:2:1: unknown key `resorce`; did you mean `resource`?"),
-        ("distribution: {profiler: {sampling: {frequency: 0}}}\n", "c.yaml:2:49: distribution.profiler.sampling.frequency: `0` is not a rate"),
+        (
+            "distribution: {profiler: {sampling: {frequency: 0}}}\n",
+            "c.yaml:2:49: distribution.profiler.sampling.frequency: `0` is not a rate",
+        ),
         ("distribution: {profiler: {sampling: 5}}\n", "must be a mapping"),
         ("distribution: {profiler: {sampling: {window: {}}}}\n", "must be a single value"),
         ("distribution: {profiler: {otlp: {endpoint: h}}}\n", "distribution.profiler.otlp.endpoint: `h` "),
@@ -117,7 +126,6 @@ fn mistakes_have_a_place_and_a_guess() {
 
 #[test]
 fn secrets_of_a_file_are_not_shown() {
-    let error =
-        read("distribution: {profiler: {otlp: {headers: [{name: 'a b', value: hunter2}]}}}\n").unwrap_err();
+    let error = read("distribution: {profiler: {otlp: {headers: [{name: 'a b', value: hunter2}]}}}\n").unwrap_err();
     assert!(error.contains("a b") && !error.contains("hunter2"), "{error}");
 }

@@ -24,7 +24,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
 /// What is wrong.
 pub(crate) fn check(name: &str, value: &str) -> Result<(String, String), String> {
     let good = http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is not a header's name"))?;
-    http::HeaderValue::from_str(value).map_err(|_| format!("the value of header `{good}` has characters that a header may not have"))?;
+    http::HeaderValue::from_str(value)
+        .map_err(|_| format!("the value of header `{good}` has characters that a header may not have"))?;
     Ok((good.as_str().to_owned(), value.to_owned()))
 }
 
@@ -67,8 +68,14 @@ mod tests {
 
     #[test]
     fn the_specifications_examples() {
-        assert_eq!(parse("api-key=key,other-config-value=value"), Ok(vec![p("api-key", "key"), p("other-config-value", "value")]));
-        assert_eq!(parse("Authorization=Basic%20dXNlcg==, X = a%2Cb ,"), Ok(vec![p("authorization", "Basic dXNlcg=="), p("x", "a,b")]));
+        assert_eq!(
+            parse("api-key=key,other-config-value=value"),
+            Ok(vec![p("api-key", "key"), p("other-config-value", "value")])
+        );
+        assert_eq!(
+            parse("Authorization=Basic%20dXNlcg==, X = a%2Cb ,"),
+            Ok(vec![p("authorization", "Basic dXNlcg=="), p("x", "a,b")])
+        );
         assert_eq!(parse("a=1,A=2"), Ok(vec![p("a", "2")]));
         assert_eq!(parse("a="), Ok(vec![p("a", "")]));
         assert_eq!(parse(""), Ok(vec![]));

@@ -98,14 +98,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key!("export.pid", "PROFILER_EXPORT_PID", "", export.pid, boolean, text),
     key!("export.payload", "PROFILER_EXPORT_PAYLOAD", "", export.payload, boolean, text),
-    key!(
-        "export.sample_attributes",
-        "PROFILER_EXPORT_SAMPLE_ATTRIBUTES",
-        "",
-        export.sample_attributes,
-        boolean,
-        text
-    ),
+    key!("export.sample_attributes", "PROFILER_EXPORT_SAMPLE_ATTRIBUTES", "", export.sample_attributes, boolean, text),
     key!(
         "export.shutdown_timeout",
         "PROFILER_EXPORT_SHUTDOWN_TIMEOUT",

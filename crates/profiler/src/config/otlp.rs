@@ -142,8 +142,9 @@ fn file(s: &Sourced) -> Result<PathBuf, ConfigError> {
 
 fn all_headers(raw: &RawOtlp) -> Result<Headers, ConfigError> {
     let mut out = match &raw.header_list {
-        Some(s) => headers::parse(&s.value)
-            .map_err(|problem| ConfigError::Secret { origin: s.origin.clone(), problem })?,
+        Some(s) => {
+            headers::parse(&s.value).map_err(|problem| ConfigError::Secret { origin: s.origin.clone(), problem })?
+        }
         None => Vec::new(),
     };
     for (name, s) in &raw.headers {
@@ -171,7 +172,8 @@ fn http_endpoint(s: &Sourced, own: bool, signal: Signal) -> Result<String, Confi
     let scheme = uri.scheme_str().unwrap_or("http");
     let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let path = if own { uri.path().to_owned() } else { format!("{}/{}", uri.path().trim_end_matches('/'), signal.path()) };
+    let path =
+        if own { uri.path().to_owned() } else { format!("{}/{}", uri.path().trim_end_matches('/'), signal.path()) };
     Ok(format!("{scheme}://{authority}{path}{query}"))
 }
 
@@ -183,7 +185,11 @@ fn grpc_endpoint(s: &Sourced, insecure: bool) -> Result<String, ConfigError> {
         format!("{}://{text}", if insecure { "http" } else { "https" })
     };
     let uri = uri(s, &full)?;
-    Ok(format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map(ToString::to_string).unwrap_or_default()))
+    Ok(format!(
+        "{}://{}",
+        uri.scheme_str().unwrap_or("http"),
+        uri.authority().map(ToString::to_string).unwrap_or_default()
+    ))
 }
 
 #[cfg(test)]
@@ -234,9 +240,13 @@ mod tests {
 
     #[test]
     fn bad_endpoints_name_their_origin() {
-        for (base, protocol) in
-            [("h:4318", None), ("ftp://h", None), ("http://", None), ("http://h", Some("udp")), ("http://h", Some("http/json"))]
-        {
+        for (base, protocol) in [
+            ("h:4318", None),
+            ("ftp://h", None),
+            ("http://", None),
+            ("http://h", Some("udp")),
+            ("http://h", Some("http/json")),
+        ] {
             let error = endpoint(Some(base), None, protocol, false);
             assert!(error.starts_with("VARIABLE: `"), "{error}");
         }

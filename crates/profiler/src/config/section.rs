@@ -56,7 +56,12 @@ impl<'a> Section<'a> {
             .iter()
             .find(|(k, _)| k.scalar() == Some(name))
             .map_or_else(|| place(self.file, 1, 1), |(k, _)| place(self.file, k.line, k.column));
-        ConfigError::UnknownKey { place, key: name.to_owned(), section: self.path.clone(), nearest: nearest(name, known) }
+        ConfigError::UnknownKey {
+            place,
+            key: name.to_owned(),
+            section: self.path.clone(),
+            nearest: nearest(name, known),
+        }
     }
 
     /// The value of a key, unless null.

@@ -34,7 +34,8 @@ pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
             _ => return Err(bad()),
         };
         let number: f64 = number.parse().map_err(|_| bad())?;
-        total = Duration::try_from_secs_f64(number * seconds).ok().and_then(|d| total.checked_add(d)).ok_or_else(bad)?;
+        total =
+            Duration::try_from_secs_f64(number * seconds).ok().and_then(|d| total.checked_add(d)).ok_or_else(bad)?;
         rest = tail;
     }
     Ok(total)
@@ -108,7 +109,8 @@ pub(crate) fn between<T: FromStr + PartialOrd + std::fmt::Display>(
 /// What is wrong with it.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replacen("localhost:", "127.0.0.1:", 1) };
+    let full =
+        if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replacen("localhost:", "127.0.0.1:", 1) };
     full.parse().map_err(|_| "is not ADDRESS:PORT: write for example 127.0.0.1:2112, [::1]:2112 or :2112".to_owned())
 }
 
@@ -140,7 +142,9 @@ mod tests {
     #[test]
     fn durations() {
         let s = Duration::from_secs(1);
-        for (text, ms) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("1m30s", 90_000), ("7", 7000), ("0.5s", 500)] {
+        for (text, ms) in
+            [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("1m30s", 90_000), ("7", 7000), ("0.5s", 500)]
+        {
             assert_eq!(duration(text, s), Ok(Duration::from_millis(ms)), "{text}");
         }
         for text in ["", "s", "10x", "-1s", "1..2s", "99999999999999999999s", "10 s x", "1e400s"] {

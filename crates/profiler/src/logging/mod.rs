@@ -22,9 +22,7 @@ const LOUD: [&str; 8] = ["h2", "hyper", "hyper_util", "tower", "tonic", "reqwest
 /// Starts logging. A second call changes nothing.
 pub(crate) fn start(log: &Log) {
     let layer = match log.format {
-        LogFormat::Text => {
-            fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed()
-        }
+        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter(&log.level).and(&*REPEATS))).try_init();
