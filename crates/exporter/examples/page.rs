@@ -70,11 +70,32 @@ fn postgres(maker: &mut Maker, dice: &mut Dice) {
             .map(|name| (*name, PG, Native))
             .collect();
     let plans: [&[&str]; 5] = [
-        &["PortalRun", "PortalRunSelect", "standard_ExecutorRun", "ExecAgg", "agg_retrieve_direct", "advance_aggregates"],
+        &[
+            "PortalRun",
+            "PortalRunSelect",
+            "standard_ExecutorRun",
+            "ExecAgg",
+            "agg_retrieve_direct",
+            "advance_aggregates",
+        ],
         &["PortalRun", "PortalRunSelect", "standard_ExecutorRun", "ExecSort", "tuplesort_performsort", "qsort_tuple"],
         &["PortalRun", "PortalRunSelect", "standard_ExecutorRun", "ExecHashJoin", "ExecScanHashBucket"],
-        &["PortalRun", "PortalRunSelect", "standard_ExecutorRun", "ExecSeqScan", "heap_getnextslot", "heapgettup_pagemode"],
-        &["pg_plan_queries", "standard_planner", "subquery_planner", "query_planner", "make_one_rel", "standard_join_search"],
+        &[
+            "PortalRun",
+            "PortalRunSelect",
+            "standard_ExecutorRun",
+            "ExecSeqScan",
+            "heap_getnextslot",
+            "heapgettup_pagemode",
+        ],
+        &[
+            "pg_plan_queries",
+            "standard_planner",
+            "subquery_planner",
+            "query_planner",
+            "make_one_rel",
+            "standard_join_search",
+        ],
     ];
     for pid in [4021, 4022, 4037] {
         for plan in plans {
@@ -94,7 +115,9 @@ fn postgres(maker: &mut Maker, dice: &mut Dice) {
 
 fn java_like(maker: &mut Maker, dice: &mut Dice) {
     const APP: &str = "/opt/orders/bin/order-service";
-    for (thread, task) in [("tokio-rt-worker", "handle_order"), ("tokio-rt-worker", "list_orders"), ("log-flush", "flush")] {
+    for (thread, task) in
+        [("tokio-rt-worker", "handle_order"), ("tokio-rt-worker", "list_orders"), ("log-flush", "flush")]
+    {
         let names = [
             "__clone3",
             "std::sys::thread::unix::Thread::new::thread_start",
@@ -108,7 +131,10 @@ fn java_like(maker: &mut Maker, dice: &mut Dice) {
             ("serde_json::de::from_slice::<orders::model::Order>", 40),
             ("orders::price::PriceBook::lookup", 55),
             ("alloc::raw_vec::RawVec<T, A>::grow_amortized", 12),
-            ("<std::collections::hash::map::HashMap<K, V, S> as core::iter::traits::collect::Extend<(K, V)>>::extend", 22),
+            (
+                "<std::collections::hash::map::HashMap<K, V, S> as core::iter::traits::collect::Extend<(K, V)>>::extend",
+                22,
+            ),
         ] {
             stack.push((name, APP, Native));
             maker.add(("order-service", 911), thread, &stack, 1 + dice.roll(weight));
@@ -119,7 +145,14 @@ fn java_like(maker: &mut Maker, dice: &mut Dice) {
             stack.truncate(6);
         }
         stack.push(("__send", LIBC, Native));
-        let send = ["__x64_sys_sendto", "sock_sendmsg", "tcp_sendmsg", "tcp_sendmsg_locked", "tcp_write_xmit", "ip_queue_xmit"];
+        let send = [
+            "__x64_sys_sendto",
+            "sock_sendmsg",
+            "tcp_sendmsg",
+            "tcp_sendmsg_locked",
+            "tcp_write_xmit",
+            "ip_queue_xmit",
+        ];
         stack.extend(system_call(&send));
         maker.add(("order-service", 911), thread, &stack, 5 + dice.roll(30));
     }
@@ -128,13 +161,21 @@ fn java_like(maker: &mut Maker, dice: &mut Dice) {
 fn small_ones(maker: &mut Maker, dice: &mut Dice) {
     for (i, pid) in (7001..7013).enumerate() {
         let cc1 = "/usr/lib/gcc/x86_64-linux-gnu/14/cc1plus";
-        let mut stack: Vec<Frame<'_>> =
-            ["_start", "__libc_start_main_impl", "main", "toplev::main", "compile_file"].map(|n| (n, cc1, Native)).into();
-        for pass in ["c_parse_file", "cp_parser_declaration", "instantiate_class_template", "ggc_collect", "execute_pass_list"] {
+        let mut stack: Vec<Frame<'_>> = ["_start", "__libc_start_main_impl", "main", "toplev::main", "compile_file"]
+            .map(|n| (n, cc1, Native))
+            .into();
+        for pass in
+            ["c_parse_file", "cp_parser_declaration", "instantiate_class_template", "ggc_collect", "execute_pass_list"]
+        {
             stack.push((pass, cc1, Native));
             maker.add(("cc1plus", pid), "cc1plus", &stack, 1 + dice.roll(3 + i as u64));
         }
-        maker.add(("cc1plus", pid), "cc1plus", &[("[cut: truncated_snapshot]", "", Cut), ("layout_type", cc1, Native)], 1);
+        maker.add(
+            ("cc1plus", pid),
+            "cc1plus",
+            &[("[cut: truncated_snapshot]", "", Cut), ("layout_type", cc1, Native)],
+            1,
+        );
     }
     let idle = [("ret_from_fork", KERNEL, Kernel), ("kthread", KERNEL, Kernel), ("worker_thread", KERNEL, Kernel)];
     maker.add(("kworker/1:2-events", 88), "kworker/1:2", &idle, 1 + dice.roll(6));
@@ -157,7 +198,12 @@ fn hostile(maker: &mut Maker, dice: &mut Dice) {
         ("\u{fffd}\u{fffd}\u{1b}[31mred", evil, Native),
     ];
     for depth in 1..=stack.len() {
-        maker.add(("</title><script>alert(2)</script>", 666), "\"><svg/onload=alert(3)>", &stack[..depth], 2 + dice.roll(4));
+        maker.add(
+            ("</title><script>alert(2)</script>", 666),
+            "\"><svg/onload=alert(3)>",
+            &stack[..depth],
+            2 + dice.roll(4),
+        );
     }
 }
 
@@ -190,7 +236,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Arc::new(Store::new(StoreSettings::default()));
     let windows = 100;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() - windows * 5;
-    let publish = move |store: &Store, window| make(window, epoch).into_iter().for_each(|profile| store.publish(profile));
+    let publish =
+        move |store: &Store, window| make(window, epoch).into_iter().for_each(|profile| store.publish(profile));
     (0..windows).for_each(|window| publish(&store, window));
     let live = Arc::clone(&store);
     tokio::spawn(async move {

@@ -133,7 +133,9 @@ impl Metrics {
         let scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         scrape.slot.store(Arc::new(self.reader.read()));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&scrape.registry.gather(), &mut text).map_err(|e| MetricsError::Text(e.to_string()))?;
+        TextEncoder::new()
+            .encode(&scrape.registry.gather(), &mut text)
+            .map_err(|e| MetricsError::Text(e.to_string()))?;
         String::from_utf8(text).map_err(|e| MetricsError::Text(e.to_string()))
     }
 }
@@ -308,8 +310,7 @@ mod tests {
                 Snapshot { sampler: SamplerStats { cpus, ..SamplerStats::default() }, ..Snapshot::default() }
             }
         }
-        let sources =
-            Sources { statistics: Arc::new(Many), delivery: None, store: None, build: BuildInfo::default() };
+        let sources = Sources { statistics: Arc::new(Many), delivery: None, store: None, build: BuildInfo::default() };
         let text = Metrics::new(sources).unwrap().render().unwrap();
         assert_eq!(text.lines().filter(|l| l.starts_with("profiler_ticks_total{")).count(), 4096);
     }

@@ -140,7 +140,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .merge(profiles)
         .fallback(async || (StatusCode::NOT_FOUND, "There is nothing here. The page is at /, metrics at /metrics.\n"))
-        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.\n"))
+        .method_not_allowed_fallback(async || {
+            (StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.\n")
+        })
         .layer(map_response(async |response: Response| with_security_headers(response)))
         .with_state(app)
 }

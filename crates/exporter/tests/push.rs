@@ -1,4 +1,5 @@
 //! Metrics pushed to a receiver over gRPC and over HTTP.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -13,7 +14,9 @@ use axum::http::HeaderMap;
 use axum::routing::post;
 use exporter::delivery::{Compression, Endpoint, OtlpSettings, Protocol};
 use exporter::metrics::{BuildInfo, Metrics, PushSettings, Sources, Statistics};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
@@ -92,8 +95,8 @@ async fn receiver(protocol: Protocol, received: Received) -> SocketAddr {
         Protocol::Grpc => {
             // Between this and the server's own binding nobody else gets the port: the kernel hands out others first.
             drop(listener);
-            let service = MetricsServiceServer::new(received)
-                .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+            let service =
+                MetricsServiceServer::new(received).accept_compressed(tonic::codec::CompressionEncoding::Gzip);
             tokio::spawn(tonic::transport::Server::builder().add_service(service).serve(address));
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

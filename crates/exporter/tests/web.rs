@@ -1,4 +1,5 @@
 //! The web server over a real socket.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod synthetic;
 
@@ -120,7 +121,10 @@ async fn metrics_and_health_answer_everybody() {
     assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4");
     assert!(response.text().await.unwrap().contains("profiler_samples_taken_total 0\n"));
     assert_eq!(server.get("/healthz").await, (StatusCode::OK, "ok\n".to_owned()));
-    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first CPU\n".to_owned()));
+    assert_eq!(
+        server.get("/readyz").await,
+        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first CPU\n".to_owned())
+    );
     let client = reqwest::Client::new();
     for path in ["/metrics", "/healthz"] {
         let asked = client.get(server.url(path)).header("host", "node7.example").send().await.unwrap();
@@ -146,7 +150,8 @@ async fn profiles_need_a_host_that_nobody_else_can_own() {
         let asked = client.get(server.url(path)).header("host", "localhost:2112").send().await.unwrap();
         assert_eq!(asked.status(), StatusCode::OK, "{path}");
     }
-    let absolute = format!("GET http://evil.example/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address);
+    let absolute =
+        format!("GET http://evil.example/ HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address);
     let none = "GET / HTTP/1.0\r\n\r\n".to_owned();
     for request in [absolute, none] {
         let answer = server.raw(&request);
@@ -186,7 +191,10 @@ async fn the_page_loads_only_files_that_are_there() {
         let (status, text) = server.get(&path).await;
         assert_eq!(status, StatusCode::OK, "{path}");
         if path.ends_with(".js") {
-            assert!(!text.contains("innerHTML") && !text.contains("document.write") && !text.contains("eval("), "{path}");
+            assert!(
+                !text.contains("innerHTML") && !text.contains("document.write") && !text.contains("eval("),
+                "{path}"
+            );
             todo.extend(links(&text));
         }
         seen.push(path);

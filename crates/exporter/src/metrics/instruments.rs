@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
-use profile::{DropReason, Stage, StackEnd};
+use profile::{DropReason, StackEnd, Stage};
 
 use super::process::CpuTime;
 use super::reading::{Reading, Slot};
@@ -87,7 +87,10 @@ fn label(key: &'static str, value: impl Into<opentelemetry::Value>) -> KeyValue 
     KeyValue::new(key, value.into())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "below 2^53 nanoseconds (104 days of CPU time) exact, beyond to a microsecond")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "below 2^53 nanoseconds (104 days of CPU time) exact, beyond to a microsecond"
+)]
 fn seconds(amount: u64, per_second: u64) -> f64 {
     amount as f64 / per_second.max(1) as f64
 }

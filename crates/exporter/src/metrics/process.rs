@@ -203,9 +203,13 @@ mod tests {
 
     #[test]
     fn a_name_without_its_number() {
-        for (name, want) in
-            [("reader-3", "reader"), ("reader12", "reader"), ("42", "42"), ("tokio-rt-worker", "tokio-rt-worker"), ("", "")]
-        {
+        for (name, want) in [
+            ("reader-3", "reader"),
+            ("reader12", "reader"),
+            ("42", "42"),
+            ("tokio-rt-worker", "tokio-rt-worker"),
+            ("", ""),
+        ] {
             assert_eq!(stem(name), want);
         }
     }
@@ -215,19 +219,17 @@ mod tests {
         let mut account = CpuAccount::default();
         account.update(&[run(1, "drain-0", 10), run(2, "drain-1", 20), run(3, "web", 5)]);
         account.settle(time(35, 3));
-        assert_eq!(account.sums().collect::<Vec<_>>(), [
-            ("drain", time(30, 2)),
-            ("exited", time(0, 0)),
-            ("web", time(5, 1))
-        ]);
+        assert_eq!(
+            account.sums().collect::<Vec<_>>(),
+            [("drain", time(30, 2)), ("exited", time(0, 0)), ("web", time(5, 1))]
+        );
         // Thread 2 ended after 4 more ticks; its id now belongs to another thread.
         account.update(&[run(1, "drain-0", 11), Task { key: (2, 99), name: "web".to_owned(), time: time(1, 0) }]);
         account.settle(time(41, 3));
-        assert_eq!(account.sums().collect::<Vec<_>>(), [
-            ("drain", time(31, 2)),
-            ("exited", time(4, 0)),
-            ("web", time(6, 1))
-        ]);
+        assert_eq!(
+            account.sums().collect::<Vec<_>>(),
+            [("drain", time(31, 2)), ("exited", time(4, 0)), ("web", time(6, 1))]
+        );
         assert_eq!(account.total(), time(41, 3));
     }
 

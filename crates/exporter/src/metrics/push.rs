@@ -279,9 +279,12 @@ mod tests {
 
     #[tokio::test]
     async fn settings_that_can_never_work_are_refused_at_once() {
-        for (endpoint, protocol) in
-            [("", Protocol::Grpc), ("http://", Protocol::Grpc), ("", Protocol::HttpProtobuf), ("nonsense \u{7f}", Protocol::Grpc)]
-        {
+        for (endpoint, protocol) in [
+            ("", Protocol::Grpc),
+            ("http://", Protocol::Grpc),
+            ("", Protocol::HttpProtobuf),
+            ("nonsense \u{7f}", Protocol::Grpc),
+        ] {
             let settings = OtlpSettings::new(Endpoint::Exact(endpoint.into()), protocol);
             assert!(exporter(&settings).is_err(), "{endpoint:?} {protocol:?}");
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use profile::stats::{CpuTicks, Snapshot};
 
-use super::process::ProcessReading;
 use super::BuildInfo;
+use super::process::ProcessReading;
 use crate::delivery::DeliveryStats;
 use crate::store::StoreStats;
 
@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn missed_ticks_never_fall() {
-        let cpu = |expected, idle| CpuTicks { cpu: 3, kernel: KernelCounts { idle, ..KernelCounts::default() }, expected };
+        let cpu =
+            |expected, idle| CpuTicks { cpu: 3, kernel: KernelCounts { idle, ..KernelCounts::default() }, expected };
         let mut missed = MissedTicks::default();
         assert_eq!(missed.update(&[cpu(100, 98)]), [2]);
         assert_eq!(missed.update(&[cpu(110, 109)]), [2]);

@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use profile::{Profile, Span};
 use serde::Serialize;
 
+use super::App;
 use super::query::{QueryError, RangeQuery};
 use super::select::select;
 use super::tree::{self, FlameTree, TreeOptions};
-use super::App;
 use crate::{folded, pprof};
 
 /// Every window that is kept, oldest first, as columns. Nanoseconds are texts: JavaScript's numbers end at 2^53.

@@ -105,7 +105,13 @@ mod tests {
 
     fn query(pairs: &[(&str, &str)]) -> RangeQuery {
         let find = |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
-        RangeQuery { seconds: find("seconds"), from: find("from"), to: find("to"), pid: find("pid"), group: find("group") }
+        RangeQuery {
+            seconds: find("seconds"),
+            from: find("from"),
+            to: find("to"),
+            pid: find("pid"),
+            group: find("group"),
+        }
     }
 
     #[test]

@@ -48,12 +48,8 @@ struct Picker<'p> {
 
 impl<'p> Picker<'p> {
     fn new(from: &'p Profile) -> Self {
-        let out = Profile {
-            span: from.span,
-            period_ns: from.period_ns,
-            strings: vec![Arc::from("")],
-            ..Profile::default()
-        };
+        let out =
+            Profile { span: from.span, period_ns: from.period_ns, strings: vec![Arc::from("")], ..Profile::default() };
         let mut strings = vec![UNUSED; from.strings.len()];
         if let Some(empty) = strings.first_mut() {
             *empty = 0;

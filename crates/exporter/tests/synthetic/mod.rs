@@ -1,5 +1,5 @@
 //! Profiles made up for tests and for the example page.
-#![allow(unreachable_pub, dead_code, reason = "shared by several test targets")]
+#![allow(unreachable_pub, dead_code, clippy::expect_used, reason = "shared by several test targets")]
 
 use std::sync::Arc;
 

@@ -107,7 +107,9 @@ fn tree(built: &Builder, strings: &mut Strings<'_>) -> (Nodes, u64) {
         } else {
             pruned_nodes += 1;
             // A pruned node's own children are in its total already.
-            if let (Some(sum), true) = (pruned.get_mut(parent), built.nodes.get(parent).is_some_and(told) || parent == 0) {
+            if let (Some(sum), true) =
+                (pruned.get_mut(parent), built.nodes.get(parent).is_some_and(told) || parent == 0)
+            {
                 *sum += node.total;
             }
         }
@@ -132,9 +134,7 @@ fn tree(built: &Builder, strings: &mut Strings<'_>) -> (Nodes, u64) {
         }
         if let Some(of_node) = children.get_mut(at as usize) {
             // The last pushed is told first: biggest first, and among equals the one that was seen first.
-            of_node.sort_by_key(|&child| {
-                (built.nodes.get(child as usize).map_or(0, |n| n.total), Reverse(child))
-            });
+            of_node.sort_by_key(|&child| (built.nodes.get(child as usize).map_or(0, |n| n.total), Reverse(child)));
             todo.extend(of_node.iter().map(|&child| (Step::Node(child), place)));
         }
     }
