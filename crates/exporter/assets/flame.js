@@ -26,8 +26,15 @@ export class FlameView {
     this.boxes = [];
     this.focused = 0;
     element.addEventListener("click", (e) => this.at(e) >= 0 && onZoom(this.at(e)));
-    element.addEventListener("pointermove", (e) => this.hover(this.at(e), e.clientX, e.clientY));
-    element.addEventListener("pointerleave", () => this.hover(-1));
+    this.pointer = null;
+    element.addEventListener("pointermove", (e) => {
+      this.pointer = [e.clientX, e.clientY];
+      this.hover(this.at(e), ...this.pointer);
+    });
+    element.addEventListener("pointerleave", () => {
+      this.pointer = null;
+      this.hover(-1);
+    });
     element.addEventListener("focusin", (e) => this.focus(this.at(e), e.target));
     element.addEventListener("focusout", () => this.hover(-1));
     element.addEventListener("keydown", (e) => this.key(e));
@@ -35,8 +42,19 @@ export class FlameView {
   }
 
   at(event) {
-    const box = event.target.closest?.(".frame");
-    return box ? Number(box.dataset.node) : -1;
+    return this.node(event.target);
+  }
+
+  node(element) {
+    const box = element?.closest?.(".frame");
+    return box && this.element.contains(box) ? Number(box.dataset.node) : -1;
+  }
+
+  /** Takes another tree; what has the keyboard's focus keeps it, if the new tree has it too. */
+  load(tree) {
+    const keys = this.tree && this.focused < this.tree.size ? this.tree.path(this.focused).map((i) => this.tree.key(i)) : [];
+    this.tree = tree;
+    this.focused = tree.follow(keys);
   }
 
   /** Draws everything anew. Ancestors of the zoomed node are drawn above it, over the whole width. */
@@ -90,6 +108,11 @@ export class FlameView {
     if (!this.byNode.has(this.focused)) this.focused = this.zoom;
     const focusable = this.byNode.get(this.focused);
     if (focusable) focusable.tabIndex = 0;
+    if (element.contains(document.activeElement) && document.activeElement !== focusable) {
+      focusable?.focus({ preventScroll: true });
+    }
+    // What lies under a resting pointer may be another box now.
+    if (this.pointer) this.hover(this.node(document.elementFromPoint(...this.pointer)), ...this.pointer);
   }
 
   fill(div, { i, left, share, above }, deepest) {

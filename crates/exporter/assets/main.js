@@ -60,7 +60,7 @@ async function load() {
   const range = state.from ? { from: state.from, to: state.to } : { seconds: state.last };
   flame = await api.flame(range, state.group, state.pid, request.signal);
   tree = new Tree(flame);
-  view.tree = tree;
+  view.load(tree);
   table.load(flame);
   listProcesses(byId("process"), flame, state.pid);
   draw();
