@@ -35,16 +35,15 @@ pub struct Collector {
     folder: PathBuf,
     /// Its ports.
     pub ports: Ports,
-    forward: Option<u16>,
     running: Option<Running>,
 }
 
 impl Collector {
-    /// Prepares one in `folder` that does not run yet; profiles are handed on to Pyroscope's port, if any.
+    /// Prepares one in `folder` that does not run yet.
     ///
     /// # Errors
     /// When files or ports cannot be had.
-    pub fn prepare(folder: &Path, pyroscope: Option<u16>) -> Result<Self> {
+    pub fn prepare(folder: &Path) -> Result<Self> {
         let folder = folder.join("collector");
         fs::create_dir_all(folder.join("out"))?;
         certificates(&folder)?;
@@ -55,15 +54,15 @@ impl Collector {
             tls_http: free_port()?,
             health: free_port()?,
         };
-        Ok(Self { folder, ports, forward: pyroscope, running: None })
+        Ok(Self { folder, ports, running: None })
     }
 
     /// Prepares and starts one.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(folder: &Path, pyroscope: Option<u16>) -> Result<Self> {
-        let mut collector = Self::prepare(folder, pyroscope)?;
+    pub fn start(folder: &Path) -> Result<Self> {
+        let mut collector = Self::prepare(folder)?;
         collector.run()?;
         Ok(collector)
     }
@@ -83,8 +82,6 @@ impl Collector {
             .env("TLS_GRPC_PORT", port(self.ports.tls_grpc))
             .env("TLS_HTTP_PORT", port(self.ports.tls_http))
             .env("HEALTH_PORT", port(self.ports.health))
-            .env("PYROSCOPE_PORT", port(self.forward.unwrap_or(9)))
-            .env("FORWARD", if self.forward.is_some() { "otlphttp/pyroscope" } else { "nop" })
             .env("TOKEN", TOKEN)
             .env("CERTS", &self.folder)
             .env("OUT", self.folder.join("out"))

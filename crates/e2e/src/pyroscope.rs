@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::agent::PERIOD_NS;
 use crate::paths;
 use crate::process::{Running, Start, free_port, wait_for};
 use crate::stacks::{Row, Stacks};
@@ -95,10 +96,12 @@ impl Pyroscope {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    fn ask(&self, call: &str, mut body: Value) -> Result<Value> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-        body["start"] = json!((now - 3_600_000).to_string());
-        body["end"] = json!((now + 60_000).to_string());
+    /// Asks for the span in milliseconds, if any, else for the last hour.
+    fn ask(&self, call: &str, mut body: Value, span: Option<(u64, u64)>) -> Result<Value> {
+        let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+        let (start, end) = span.unwrap_or((now - 3_600_000, now + 60_000));
+        body["start"] = json!(start.to_string());
+        body["end"] = json!(end.to_string());
         let url = format!("{}/querier.v1.QuerierService/{call}", self.url());
         let answer = self.client.post(url).json(&body).send()?;
         let status = answer.status();
@@ -112,7 +115,7 @@ impl Pyroscope {
     /// # Errors
     /// When it does not answer.
     pub fn label_values(&self, label: &str) -> Result<Vec<String>> {
-        let answer = self.ask("LabelValues", json!({ "name": label }))?;
+        let answer = self.ask("LabelValues", json!({ "name": label }), None)?;
         let names = answer["names"].as_array().cloned().unwrap_or_default();
         Ok(names.iter().filter_map(|n| n.as_str().map(str::to_owned)).collect())
     }
@@ -122,33 +125,35 @@ impl Pyroscope {
     /// # Errors
     /// When it does not answer.
     pub fn types(&self) -> Result<Vec<String>> {
-        let answer = self.ask("ProfileTypes", json!({}))?;
+        let answer = self.ask("ProfileTypes", json!({}), None)?;
         let types = answer["profileTypes"].as_array().cloned().unwrap_or_default();
         Ok(types.iter().filter_map(|t| t["ID"].as_str().map(str::to_owned)).collect())
     }
 
-    /// The stacks that a selector such as `{service_name="x"}` matches, in CPU nanoseconds.
+    /// The stacks that a selector such as `{service_name="x"}` matches, in CPU nanoseconds, of profiles that begin within
+    /// the span (Unix nanoseconds; none: the last hour).
     ///
     /// # Errors
     /// When it does not answer, or its flame graph makes no sense.
-    pub fn nanoseconds(&self, process: &str, selector: &str) -> Result<Stacks> {
+    pub fn nanoseconds(&self, process: &str, selector: &str, span: Option<(u64, u64)>) -> Result<Stacks> {
         let body = json!({ "profileTypeID": CPU, "labelSelector": selector, "maxNodes": NODES });
-        let answer = self.ask("SelectMergeStacktraces", body)?;
+        let answer =
+            self.ask("SelectMergeStacktraces", body, span.map(|(from, to)| (from / 1_000_000, to / 1_000_000 - 1)))?;
         let graph = &answer["flamegraph"];
         let mut rows = rows(graph).with_context(|| format!("Pyroscope's flame graph of {selector}"))?;
         rows.iter_mut().for_each(|r| process.clone_into(&mut r.process));
         Ok(Stacks { rows, ..Stacks::default() })
     }
 
-    /// The same in samples, each worth `period_ns`.
+    /// The same in samples at the tests' rate.
     ///
     /// # Errors
     /// As [`Pyroscope::nanoseconds`]; and when a value is no whole number of periods.
-    pub fn samples(&self, process: &str, selector: &str, period_ns: u64) -> Result<Stacks> {
-        let mut stacks = self.nanoseconds(process, selector)?;
+    pub fn samples(&self, process: &str, selector: &str, span: Option<(u64, u64)>) -> Result<Stacks> {
+        let mut stacks = self.nanoseconds(process, selector, span)?;
         for row in &mut stacks.rows {
-            ensure!(row.count.is_multiple_of(period_ns), "{} ns is no multiple of {period_ns}", row.count);
-            row.count /= period_ns;
+            ensure!(row.count.is_multiple_of(PERIOD_NS), "{} ns is no multiple of {PERIOD_NS}", row.count);
+            row.count /= PERIOD_NS;
         }
         Ok(stacks)
     }

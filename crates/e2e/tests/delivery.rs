@@ -163,7 +163,7 @@ fn a_receiver_that_refuses_is_tried_again_or_counted() -> Result<()> {
 fn tls_with_a_token_and_an_own_ca_over_both_protocols() -> Result<()> {
     let folder = paths::scratch("tls")?;
     let _busy = busy(&folder)?;
-    let collector = Collector::start(&folder, None)?;
+    let collector = Collector::start(&folder)?;
     let token = format!("authorization=Bearer%20{TOKEN}");
     let ports = collector.ports;
     for (name, protocol, port) in [("grpc", "grpc", ports.tls_grpc), ("http", "http/protobuf", ports.tls_http)] {
@@ -204,7 +204,7 @@ fn tls_with_a_token_and_an_own_ca_over_both_protocols() -> Result<()> {
 fn an_absent_collector_delays_nothing() -> Result<()> {
     let folder = paths::scratch("absent")?;
     let _busy = busy(&folder)?;
-    let mut collector = Collector::prepare(&folder, None)?;
+    let mut collector = Collector::prepare(&folder)?;
     let agent =
         Setup::new("agent", &folder)?.otlp("grpc", &format!("http://127.0.0.1:{}", collector.ports.grpc)).start()?;
     let stacks = agent.pprof(6)?;
@@ -233,7 +233,7 @@ fn an_absent_collector_delays_nothing() -> Result<()> {
 #[test]
 fn own_metrics_are_pushed_where_asked() -> Result<()> {
     let folder = paths::scratch("push-metrics")?;
-    let collector = Collector::start(&folder, None)?;
+    let collector = Collector::start(&folder)?;
     let agent = Setup::new("agent", &folder)?
         .otlp("grpc", &format!("http://127.0.0.1:{}", collector.ports.grpc))
         .env("OTEL_METRICS_EXPORTER", "otlp")

@@ -33,7 +33,7 @@ fn load(folder: &std::path::Path) -> Result<Vec<Running>> {
 #[test]
 fn both_lines_hold_at_a_hundred_scrapes_and_after_the_end() -> Result<()> {
     let folder = paths::scratch("ledger")?;
-    let mut collector = Collector::start(&folder, None)?;
+    let mut collector = Collector::start(&folder)?;
     let load = load(&folder)?;
     let agent = Setup::new("agent", &folder)?;
     let agent = agent.otlp("grpc", &format!("http://127.0.0.1:{}", collector.ports.grpc)).start()?;

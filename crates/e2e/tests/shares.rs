@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::agent::{self, Agent, PERIOD_NS, Setup, within};
+use e2e::agent::{self, Agent, Setup, within};
 use e2e::collector::Collector;
 use e2e::otlp::{Received, merged};
 use e2e::process::{Running, Start};
@@ -71,16 +71,15 @@ fn together(a: &Split, b: &Split, from: u64, to: u64) -> Result<f64> {
 fn every_sink_tells_the_truth_and_the_same() -> Result<()> {
     let folder = paths::scratch("shares")?;
     let pyroscope = Pyroscope::start(&folder)?;
-    let collector = Collector::start(&folder, Some(pyroscope.port))?;
+    let collector = Collector::start(&folder)?;
     let half = Split::start("split", "half", 50, 100, &folder)?;
     let most = Split::start("split", "most", 90, 100, &folder)?;
     let local = |port: u16| format!("http://127.0.0.1:{port}");
     let grpc = Setup::new("agent-grpc", &folder)?.otlp("grpc", &local(collector.ports.grpc));
-    let grpc = grpc.env("OTEL_RESOURCE_ATTRIBUTES", "test.chain=grpc").start()?;
+    let grpc = grpc.start()?;
     let http = Setup::new("agent-http", &folder)?.otlp("http/protobuf", &local(collector.ports.http));
-    let http = http.env("OTEL_RESOURCE_ATTRIBUTES", "test.chain=http").env("PROFILER_EXPORT_PID", "true").start()?;
-    let direct = Setup::new("agent-direct", &folder)?.otlp("grpc", &pyroscope.url());
-    let direct = direct.env("OTEL_RESOURCE_ATTRIBUTES", "test.chain=direct").start()?;
+    let http = http.env("PROFILER_EXPORT_PID", "true").start()?;
+    let direct = Setup::new("agent-direct", &folder)?.otlp("grpc", &pyroscope.url()).start()?;
     let ask = |agent: &Agent| agent.pprof(60);
     let (from_grpc, from_http, from_direct) = std::thread::scope(|s| {
         let (a, b, c) = (s.spawn(|| ask(&grpc)), s.spawn(|| ask(&http)), s.spawn(|| ask(&direct)));
@@ -128,38 +127,26 @@ fn every_sink_tells_the_truth_and_the_same() -> Result<()> {
     }
     same("pprof endpoint and Collector over HTTP", &from_http, &collected_http)?;
     same("pprof endpoint and page", &from_grpc, &page)?;
-    // Pyroscope keeps its own clock: it is asked for everything, and compared with everything that the Collector got.
+    // Pyroscope, asked for the same base windows.
     ensure!(
         pyroscope.types()?.iter().any(|t| t == "process_cpu:cpu:nanoseconds:cpu:nanoseconds"),
         "{:?}",
         pyroscope.types()?
     );
-    let everything = merged(&all_grpc);
-    let mut found = Stacks::default();
-    let services: Vec<String> = pyroscope.label_values("service_name")?;
+    let (from, to) = (from_direct.from_unix_ns, from_direct.to_unix_ns);
+    let services = pyroscope.label_values("service_name")?;
     ensure!(services.iter().any(|s| s == "unknown_service:split"), "services: {services:?}");
+    let mut found = Stacks::default();
     for service in &services {
         let process = service.trim_start_matches("unknown_service:");
-        let selector = format!("{{service_name={service:?},test_chain=\"grpc\"}}");
-        found.rows.extend(pyroscope.samples(process, &selector, PERIOD_NS)?.rows);
+        found.rows.extend(pyroscope.samples(process, &format!("{{service_name={service:?}}}"), Some((from, to)))?.rows);
     }
-    same("Collector over gRPC and Pyroscope behind it", &everything.of("split"), &found.of("split"))?;
-    figure(format!("Pyroscope: two instances of one executable: {} samples", found.of("split").total()));
-    ensure!(
-        found.total() == everything.total(),
-        "in all: Collector {}, Pyroscope {}",
-        everything.total(),
-        found.total()
-    );
     let ours = found.of("split");
-    let truth = together(&half, &most, everything.from_unix_ns, everything.to_unix_ns)?;
-    near("Pyroscope behind the Collector, both", ours.percent("work_alpha", "work_beta"), truth, ours.total())?;
-    let straight =
-        pyroscope.samples("split", "{service_name=\"unknown_service:split\",test_chain=\"direct\"}", PERIOD_NS)?;
-    let truth = together(&half, &most, from_direct.from_unix_ns, from_direct.to_unix_ns)?;
-    near("Pyroscope without a Collector, both", straight.percent("work_alpha", "work_beta"), truth, straight.total())?;
-    let two = from_direct.of_pid(half.process.pid()).total() + from_direct.of_pid(most.process.pid()).total();
-    ensure!(straight.total() >= two, "Pyroscope has {} samples of two instances that have {two}", straight.total());
+    near("Pyroscope, both", ours.percent("work_alpha", "work_beta"), together(&half, &most, from, to)?, ours.total())?;
+    let each = [&half, &most].map(|split| from_direct.of_pid(split.process.pid()).total());
+    figure(format!("two instances of one executable: {each:?}, Pyroscope has {}", ours.total()));
+    ensure!(each.iter().sum::<u64>() == ours.total(), "{each:?} are not {}", ours.total());
+    same("pprof endpoint and Pyroscope", &from_direct, &found)?;
     Ok(())
 }
 
