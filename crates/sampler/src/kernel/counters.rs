@@ -70,14 +70,21 @@ impl Counters {
 /// What the kernel side and all handles share.
 pub(super) struct Shared {
     counters: PerCpuArray<MapData, CountersValue>,
+    /// The numbers of the CPUs, in the order of the map's values.
+    possible: Vec<u32>,
     events: Mutex<Events>,
     malformed: AtomicU64,
     ring_capacity_bytes: u32,
 }
 
 impl Shared {
-    pub(super) fn new(counters: PerCpuArray<MapData, CountersValue>, events: Events, ring_capacity_bytes: u32) -> Self {
-        Self { counters, events: Mutex::new(events), malformed: AtomicU64::new(0), ring_capacity_bytes }
+    pub(super) fn new(
+        counters: PerCpuArray<MapData, CountersValue>,
+        possible: Vec<u32>,
+        events: Events,
+        ring_capacity_bytes: u32,
+    ) -> Self {
+        Self { counters, possible, events: Mutex::new(events), malformed: AtomicU64::new(0), ring_capacity_bytes }
     }
 
     /// The events. What a panicking holder left behind is still a list of events.
@@ -121,7 +128,10 @@ impl CountersHandle {
             .into_iter()
             .map(|(cpu, expected)| CpuReading {
                 cpu,
-                counters: usize::try_from(cpu)
+                counters: self
+                    .shared
+                    .possible
+                    .binary_search(&cpu)
                     .ok()
                     .and_then(|index| values.get(index))
                     .map_or_else(CpuCounters::default, |value| value.0),

@@ -7,11 +7,21 @@ use std::{fs, io};
 /// The most CPUs that a kernel can be built for on the architectures that we know.
 const MAX_CPUS: u32 = 8192;
 const ONLINE: &str = "/sys/devices/system/cpu/online";
+const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 
 /// The CPUs that are online now.
 pub(crate) fn online() -> io::Result<Vec<u32>> {
-    let text = fs::read_to_string(ONLINE)?;
-    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{ONLINE}: {}", text.trim())))
+    read(ONLINE)
+}
+
+/// The CPUs that could ever come online; the kernel hands out per-CPU values in this order.
+pub(super) fn possible() -> io::Result<Vec<u32>> {
+    read(POSSIBLE)
+}
+
+fn read(path: &str) -> io::Result<Vec<u32>> {
+    let text = fs::read_to_string(path)?;
+    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path}: {}", text.trim())))
 }
 
 fn parse(text: &str) -> Option<Vec<u32>> {
@@ -52,6 +62,8 @@ mod tests {
 
     #[test]
     fn this_machine_has_cpus() {
-        assert!(!online().unwrap().is_empty());
+        let (online, possible) = (online().unwrap(), possible().unwrap());
+        assert!(!online.is_empty());
+        assert!(online.iter().all(|cpu| possible.contains(cpu)));
     }
 }

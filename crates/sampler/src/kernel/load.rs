@@ -5,14 +5,14 @@
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{ProgramType, RawTracePoint},
+    programs::{PerfEvent, ProgramError, ProgramType, RawTracePoint},
     sys::{BpfHelper, is_helper_supported},
-    util::nr_cpus,
 };
 use sampler_abi::{KernelLayout, MAX_KERNEL_FRAMES};
 
 use super::{
     btf::{Btf, BtfError},
+    cpus,
     error::{self, KernelError},
     sys,
 };
@@ -48,17 +48,20 @@ pub(super) fn kernel_layout() -> Result<KernelLayout, BtfError> {
         task_start_time: task("start_time")?,
         task_stack: task("stack")?,
         thread_bytes: THREAD_BYTES,
-        has_task_pt_regs: u32::from(has_task_pt_regs()),
+        has_task_pt_regs: u32::from(has_task_pt_regs().unwrap_or(false)),
         max_kernel_frames: max_kernel_frames(),
         reserved: 0,
     })
 }
 
-/// Whether the kernel has the helpers that find a task's saved registers (since 5.15).
-pub(super) fn has_task_pt_regs() -> bool {
-    [BpfHelper::BPF_FUNC_get_current_task_btf, BpfHelper::BPF_FUNC_task_pt_regs]
-        .into_iter()
-        .all(|helper| is_helper_supported(ProgramType::PerfEvent, helper).unwrap_or(false))
+/// Whether the kernel has the helpers that find a task's saved registers (since 5.15). An error says that it could not be tried.
+pub(super) fn has_task_pt_regs() -> Result<bool, ProgramError> {
+    for helper in [BpfHelper::BPF_FUNC_get_current_task_btf, BpfHelper::BPF_FUNC_task_pt_regs] {
+        if !is_helper_supported(ProgramType::PerfEvent, helper)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn max_kernel_frames() -> u32 {
@@ -72,18 +75,19 @@ fn max_kernel_frames() -> u32 {
 pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
     sys::raise_memlock();
     let layout = LayoutValue(kernel_layout()?);
-    let cpus = nr_cpus().map_err(|(_, source)| KernelError::Cpus(source))?;
-    let slots = u32::try_from(cpus).unwrap_or(u32::MAX);
+    // A slot is found by the CPU's number.
+    let slots = cpus::possible().map_err(KernelError::Cpus)?.last().map_or(1, |last| last + 1);
     let mut loader = EbpfLoader::new();
     // The program has no relocations against the kernel's types.
     loader.btf(None);
     loader.override_global("LAYOUT", &layout, true);
     loader.map_max_entries("SCRATCH", slots);
     loader.map_max_entries("RING", ring_bytes);
-    let mut ebpf = loader.load(OBJECT).map_err(KernelError::from_load)?;
+    let loaded = loader.load(OBJECT).map_err(KernelError::from_load);
     drop(loader);
-    release_memory();
-    let program: &mut aya::programs::PerfEvent =
+    sys::release_memory();
+    let mut ebpf = loaded?;
+    let program: &mut PerfEvent =
         ebpf.program_mut(SAMPLE).ok_or(KernelError::Missing(SAMPLE))?.try_into().map_err(KernelError::from_load)?;
     program.load().map_err(KernelError::from_load)?;
     Ok(ebpf)
@@ -98,13 +102,4 @@ pub(super) fn follow_children(ebpf: &mut Ebpf) -> Result<(), KernelError> {
         program.attach(tracepoint).map_err(KernelError::Children)?;
     }
     Ok(())
-}
-
-/// Reading the kernel's types has taken tens of megabytes, ours and the loader's; the allocator would keep them.
-fn release_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: gives free pages back; touches nothing that is in use.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

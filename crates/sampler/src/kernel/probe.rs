@@ -103,20 +103,22 @@ pub fn probe() -> KernelReport {
         Ok(_) => report.good("BTF", "/sys/kernel/btf/vmlinux"),
         Err(error) => report.bad("BTF", error, "run a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
     }
+    sys::release_memory();
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => report.good("BPF ring buffer", "supported"),
         Ok(false) => report.bad("BPF ring buffer", "not supported", "run kernel 5.10 or newer"),
-        Err(error) => report.bad("BPF ring buffer", error, &error::refusal(error::Refused::Bpf)),
+        Err(_) => report.bad("BPF ring buffer", "not permitted", &error::refusal(error::Refused::Bpf)),
     }
     match load::load(TRIAL_RING_BYTES) {
         Ok(_) => report.good("eBPF program", "the kernel's verifier takes it"),
-        Err(error @ KernelError::LoadDenied { .. }) => report.bad("eBPF program", error, "grant what is missing"),
-        Err(error) => report.bad("eBPF program", error, "report this text: this kernel is to be supported"),
+        Err(KernelError::LoadDenied { reason, .. }) => report.bad("eBPF program", "not permitted", &reason),
+        Err(KernelError::Btf(_)) => report.bad("eBPF program", "not tried without BTF", "see BTF"),
+        Err(error) => report.bad("eBPF program", error, "report this text: the program should load here"),
     }
-    if load::has_task_pt_regs() {
-        report.good("saved user registers", "by the helper bpf_task_pt_regs");
-    } else {
-        report.good("saved user registers", "computed from the task's stack (kernel before 5.15)");
+    match load::has_task_pt_regs() {
+        Ok(true) => report.good("saved user registers", "by the helper bpf_task_pt_regs"),
+        Ok(false) => report.good("saved user registers", "computed from the task's stack (kernel before 5.15)"),
+        Err(_) => report.limited("saved user registers", "not tried", "see eBPF program"),
     }
     events(&mut report);
     report
@@ -134,7 +136,23 @@ fn kernel_version(report: &mut KernelReport) {
 
 fn capabilities(report: &mut KernelReport) {
     match error::effective_capabilities() {
-        Some(effective) if error::has_bpf_and_perfmon(effective) => report.good("capabilities", "CAP_BPF, CAP_PERFMON"),
+        Some(effective) if error::has_bpf_and_perfmon(effective) => {
+            let missing: Vec<_> = error::USEFUL
+                .iter()
+                .filter(|(bit, ..)| effective & (1 << bit) == 0)
+                .map(|(_, name, _)| *name)
+                .collect();
+            if missing.is_empty() {
+                report.good("capabilities", "all that are needed");
+            } else {
+                let without: Vec<_> = error::USEFUL
+                    .iter()
+                    .filter(|(_, name, _)| missing.contains(name))
+                    .map(|(_, name, what)| format!("grant {name} for {what}"))
+                    .collect();
+                report.limited("capabilities", format!("{} missing", missing.join(", ")), &without.join("; "));
+            }
+        }
         Some(effective) => report.bad(
             "capabilities",
             format!("CapEff {effective:016x}"),
@@ -175,7 +193,8 @@ fn events(report: &mut KernelReport) {
     });
     match failed {
         None => report.good("perf events", "cpu-clock opens on every CPU"),
-        Some(error) => report.bad("perf events", error, "grant what is missing"),
+        Some(KernelError::EventDenied { reason, .. }) => report.bad("perf events", "not permitted", &reason),
+        Some(error) => report.bad("perf events", error, "let this kernel have perf events (CONFIG_PERF_EVENTS=y)"),
     }
     match error::max_sample_rate() {
         Some(limit) if limit >= super::MAX_RATE_HZ => report.good("highest rate", format!("{} Hz", super::MAX_RATE_HZ)),

@@ -14,6 +14,7 @@ use sampler_abi::{CONTROL_FOLLOW_CHILDREN, Control};
 use super::{
     MAX_RATE_HZ, MAX_RING_BYTES, MIN_RING_BYTES,
     counters::{CountersHandle, Shared},
+    cpus,
     error::KernelError,
     events::{Events, HotplugReport},
     load,
@@ -72,12 +73,13 @@ impl KernelSide {
         }
         let mut ebpf = load::load(config.ring_bytes)?;
         let counters: PerCpuArray<_, _> = take(&mut ebpf, "COUNTERS")?;
+        let possible = cpus::possible().map_err(KernelError::Cpus)?;
         let mut side = Self {
             control: take(&mut ebpf, "CONTROL")?,
             tgids: take(&mut ebpf, "TGIDS")?,
             ring: take(&mut ebpf, "RING")?,
             ring_bytes: config.ring_bytes,
-            shared: Arc::new(Shared::new(counters, Events::new(config.rate_hz), config.ring_bytes)),
+            shared: Arc::new(Shared::new(counters, possible, Events::new(config.rate_hz), config.ring_bytes)),
             follow_children: false,
             children_error: None,
             ebpf,

@@ -104,3 +104,13 @@ pub(super) fn raise_memlock() {
     // SAFETY: reads one rlimit.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
 }
+
+/// Gives memory back to the kernel. Reading the kernel's types takes tens of megabytes, in our reader and in aya's loader, once; the
+/// allocator would keep them.
+pub(super) fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives free pages back; touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
