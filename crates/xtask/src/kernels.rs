@@ -27,7 +27,6 @@ const SUITES: [(&str, &str); 4] = [("bullseye", "5.10"), ("bookworm", "6.1"), ("
 /// Debian's name of the architecture that the program is built for.
 const ARCHITECTURE: &str = "amd64";
 const RUST_TARGET: &str = "x86_64-unknown-linux-gnu";
-const MIRROR: &str = "http://deb.debian.org/debian";
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const NEEDS: &[Need] = &[
     Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
@@ -207,7 +206,7 @@ impl Apt {
         fs::write(folder.join("var/lib/dpkg/status"), "")?;
         // Not verified: this machine may lack the suite's keys, and the kernel only ever runs in an emulated machine without
         // network and disk.
-        let source = format!("deb [trusted=yes] {} {suite} main\n", mirror());
+        let source = format!("deb [trusted=yes] {} {suite} main\n", mirror()?);
         fs::write(folder.join("etc/apt/sources.list"), source)?;
         Ok(Self { folder: folder.to_owned() })
     }
@@ -235,15 +234,15 @@ impl Apt {
     }
 }
 
-/// The mirror that this machine's apt is set up with, else Debian's own.
-fn mirror() -> String {
+/// The mirror that this machine's apt is set up with.
+fn mirror() -> Result<String> {
     let lists =
         fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     std::iter::once(PathBuf::from("/etc/apt/sources.list"))
         .chain(lists)
         .filter_map(|list| fs::read_to_string(list).ok())
         .find_map(|text| mirror_in(&text))
-        .unwrap_or_else(|| MIRROR.to_owned())
+        .context("apt's lists of sources name no mirror of Debian")
 }
 
 fn mirror_in(text: &str) -> Option<String> {
