@@ -179,8 +179,7 @@ impl Reader {
         let store = self.sources.store.as_ref().map(|s| s.stats()).unwrap_or_default();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (missed_ticks, accounts) = &mut *memory;
-        let snapshot = self.sources.statistics.snapshot();
-        let missed = missed_ticks.update(&snapshot.sampler.cpus);
+        let (snapshot, missed) = missed_ticks.read(|| self.sources.statistics.snapshot());
         let process = accounts.read(snapshot.objects.worker_pid);
         Reading {
             missed,

@@ -30,7 +30,7 @@ use tonic::metadata::MetadataMap;
 
 use super::reading::Slot;
 use super::{Reader, pipeline};
-use crate::delivery::transport::{headers, tls};
+use crate::delivery::transport::{headers, tls, without_credentials};
 use crate::delivery::{Compression, DeliveryError, Endpoint, OtlpSettings, Protocol};
 
 /// The path that follows a base endpoint over HTTP.
@@ -224,7 +224,7 @@ fn exporter(settings: &OtlpSettings) -> Result<MetricExporter, PushError> {
             builder.build().map_err(|e| refused(&e))
         }
         Protocol::HttpProtobuf => {
-            let url = http_url(&settings.endpoint);
+            let url = http_url(&settings.endpoint)?;
             let tls = if url.starts_with("https:") { tls::for_http(settings)? } else { tls::for_plain_http()? };
             let client = reqwest::Client::builder()
                 .tls_backend_preconfigured(tls)
@@ -247,10 +247,19 @@ fn exporter(settings: &OtlpSettings) -> Result<MetricExporter, PushError> {
     }
 }
 
-fn http_url(endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Exact(url) => url.trim().to_owned(),
-        Endpoint::Base(url) => format!("{}/{PATH}", url.trim().trim_end_matches('/')),
+/// The URL to post to; it is checked here, since the exporter takes an empty one for its default.
+fn http_url(endpoint: &Endpoint) -> Result<String, DeliveryError> {
+    let text = endpoint.text().trim();
+    let full = match endpoint {
+        Endpoint::Exact(_) => text.to_owned(),
+        Endpoint::Base(_) => format!("{}/{PATH}", text.trim_end_matches('/')),
+    };
+    let refused = |why: String| DeliveryError::Endpoint { endpoint: without_credentials(text), why };
+    let url =
+        reqwest::Url::parse(&full).map_err(|e| refused(format!("{e}; it should look like http://localhost:4318")))?;
+    match (url.scheme(), url.host_str()) {
+        ("http" | "https", Some(host)) if !host.is_empty() => Ok(url.into()),
+        _ => Err(refused("is not an http or https URL with a host".to_owned())),
     }
 }
 
@@ -273,8 +282,8 @@ mod tests {
 
     #[test]
     fn the_path_follows_the_base_and_only_the_base() {
-        assert_eq!(http_url(&Endpoint::Base("http://h:4318/".into())), "http://h:4318/v1/metrics");
-        assert_eq!(http_url(&Endpoint::Exact("http://h:4318/x".into())), "http://h:4318/x");
+        assert_eq!(http_url(&Endpoint::Base("http://h:4318/".into())).unwrap(), "http://h:4318/v1/metrics");
+        assert_eq!(http_url(&Endpoint::Exact("http://h:4318/x".into())).unwrap(), "http://h:4318/x");
     }
 
     #[tokio::test]
