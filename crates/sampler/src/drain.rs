@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
@@ -21,6 +23,8 @@ use crate::sideband::{Kind, Record, SideBand};
 
 /// At most so long do samples and records lie in their rings.
 const TIMEOUT_MS: u16 = 200;
+/// Rings are drained at most this often, so that a flood of records costs only a part of a CPU.
+const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// How often CPUs are looked for.
 const HOTPLUG_INTERVAL_NS: u64 = 1_000_000_000;
 /// Descriptors told of by one wait.
@@ -41,6 +45,7 @@ pub(crate) struct Drainer {
     /// The listed processes, where user space has to list children by their fork records.
     follow: Option<FxHashSet<u32>>,
     next_hotplug_mono_ns: u64,
+    is_done: bool,
 }
 
 impl Drainer {
@@ -60,12 +65,25 @@ impl Drainer {
             watch(&epoll, cpu, fd)?;
         }
         let counters = kernel.counters();
-        Ok(Self { kernel, sideband, shared, epoll, counters, malformed: 0, follow, next_hotplug_mono_ns: 0 })
+        Ok(Self {
+            kernel,
+            sideband,
+            shared,
+            epoll,
+            counters,
+            malformed: 0,
+            follow,
+            next_hotplug_mono_ns: 0,
+            is_done: false,
+        })
     }
 
     /// Drains until told to stop; then detaches and drains what is left.
     pub(crate) fn run(mut self) {
+        let mut last = Instant::now();
         while !self.wait() {
+            thread::sleep(MIN_INTERVAL.saturating_sub(last.elapsed()));
+            last = Instant::now();
             let began = clock::now().mono_ns;
             let mut batch = Batch::new(began, false);
             self.samples(&mut batch);
@@ -83,6 +101,7 @@ impl Drainer {
         self.records(&mut batch);
         self.count_malformed();
         self.shared.inbox.put(batch);
+        self.is_done = true;
     }
 
     /// Waits for something to do; true when told to stop.
@@ -164,6 +183,15 @@ impl Drainer {
             self.malformed = counters.malformed;
             self.shared.ledger.read(new);
             self.shared.ledger.dropped(DropReason::Malformed, new);
+        }
+    }
+}
+
+impl Drop for Drainer {
+    /// Should this thread panic, the other must not wait for ever.
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.shared.inbox.put(Batch::new(clock::now().mono_ns, true));
         }
     }
 }

@@ -169,7 +169,13 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             let end = if has_registers { StackEnd::UnknownProcess } else { StackEnd::NoRegisters };
             return self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end) });
         };
-        let is_unmapped = has_registers && !flag(FLAG_COMPAT) && process.maps.find(head.user_pc).is_none();
+        // The task has given its memory back already, or got new memory and has not been there yet.
+        let has_no_memory = !flag(FLAG_USER_MODE)
+            && flag(FLAG_SNAPSHOT_FAULT)
+            && head.snapshot_bytes == 0
+            && (!process.is_running() || process.is_executing(head.time_mono_ns) || merge.is_about_to_exit(head.tid));
+        let is_unmapped =
+            has_registers && !has_no_memory && !flag(FLAG_COMPAT) && process.maps.find(head.user_pc).is_none();
         if (!process.maps_known || is_unmapped)
             && process.is_running()
             && is_due(process.reread_mono_ns, self.unsettled.now_mono_ns, REREAD_INTERVAL_NS)
@@ -185,11 +191,6 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             process.container = Container::Read(read.unwrap_or(known));
         }
         let owner = self.resolver.owner(&head, Some(process));
-        // The task has given its memory back already, or is about to be given another's.
-        let has_no_memory = !flag(FLAG_USER_MODE)
-            && flag(FLAG_SNAPSHOT_FAULT)
-            && head.snapshot_bytes == 0
-            && (!process.is_running() || merge.is_about_to_exit(head.tid));
         let user = if has_no_memory {
             UserHalf::Ended(StackEnd::NoUserHalf)
         } else if !has_registers {

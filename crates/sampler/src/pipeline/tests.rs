@@ -208,7 +208,7 @@ fn why_there_is_no_user_half() {
         if exits {
             records.push((SECOND + 90, Kind::Exit { tgid: 10, tid: 10 }));
         }
-        bench.batch(SECOND + 95, records, vec![head], &[]);
+        bench.batch(head.time_mono_ns, records, vec![head], &[]);
         assert_eq!(bench.finish(3 * SECOND)[0].1, expected, "{head:?}");
     };
     let at_leaf = |name: &str| Frame::Unmapped { mapping: name.into(), address: profile::UserAddress(0x1010) };
@@ -218,7 +218,9 @@ fn why_there_is_no_user_half() {
     check(compat, false, &[at_leaf("/app"), Frame::Cut(StackEnd::Compat)]);
     check(no_memory, true, &[]);
     let frame = Frame::Object { object: ObjectId(1), address: profile::ElfAddress(0x10) };
-    check(no_memory, false, &[frame]);
+    check(SampleHead { time_mono_ns: 2 * SECOND, ..no_memory }, false, &[frame]);
+    // Just after exec the registers are still those of the program before.
+    check(no_memory, false, &[]);
 }
 
 #[test]

@@ -14,6 +14,9 @@ const MAX_BYTES: usize = 4 << 20;
 /// What all sets may cost together.
 const MAX_TOTAL_BYTES: usize = 64 << 20;
 
+/// What the kernel writes behind the path of a file that has no name any more.
+const DELETED: &str = " (deleted)";
+
 /// What lies behind a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FileKind {
@@ -56,15 +59,18 @@ impl MapFile {
         id(self) == id(other) && (a == b || a == 0 || b == 0)
     }
 
-    /// Whether /proc, which knows no generations, means this file.
+    /// Whether /proc means this file. It knows no generations, and the file may have been deleted since.
     pub(crate) fn is_as_scanned(&self, scanned: &MappedFile) -> bool {
-        let of = |f: &MappedFile| (f.major, f.minor, f.inode);
-        of(&self.mapped) == of(scanned) && self.mapped.path == scanned.path
+        fn path(file: &MappedFile) -> &[u8] {
+            file.path.strip_suffix(DELETED.as_bytes()).unwrap_or(&file.path)
+        }
+        let id = |f: &MappedFile| (f.major, f.minor, f.inode);
+        id(&self.mapped) == id(scanned) && path(&self.mapped) == path(scanned)
     }
 
     /// The last component of the path, without ` (deleted)`; empty where there is none.
     pub(crate) fn file_name(&self) -> &str {
-        let path = self.name.strip_suffix(" (deleted)").unwrap_or(&self.name);
+        let path = self.name.strip_suffix(DELETED).unwrap_or(&self.name);
         path.rsplit('/').next().unwrap_or_default()
     }
 }

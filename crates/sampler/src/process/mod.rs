@@ -14,19 +14,21 @@
 mod files;
 mod identity;
 mod maps;
+mod one;
+mod scanned;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use objects::MappedFile;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 pub(crate) use files::Files;
 pub(crate) use identity::Start;
 pub(crate) use maps::{FileKind, MapBudget, MapFile, MapSet, Mapping};
+pub(crate) use one::Process;
 
 use crate::comm::Comm;
-use crate::proc_scan::{Container, ScannedProcess};
+use crate::proc_scan::Container;
 use crate::sideband::{Kind, MapRecord, Record};
 
 /// Processes held at the most, ended ones included.
@@ -37,39 +39,6 @@ const MAX_CHAIN: usize = 8;
 const GRACE_NS: u64 = 5_000_000_000;
 /// A sample this much younger than a process's end says that the end was miscounted.
 const REVIVE_NS: u64 = 1_000_000_000;
-
-/// One process, as it is after the last record applied.
-#[derive(Debug)]
-pub(crate) struct Process {
-    /// Thread group id.
-    pub(crate) tgid: u32,
-    /// When it started.
-    pub(crate) start: Start,
-    /// Changes whenever what names the process changes; never the same for two processes.
-    pub(crate) generation: u64,
-    /// The leader's name.
-    pub(crate) comm: Comm,
-    /// The file that it runs.
-    pub(crate) executable: Option<Arc<MapFile>>,
-    /// Its executable mappings.
-    pub(crate) maps: Arc<MapSet>,
-    /// Whether `maps` is what the process has, or only what was seen of it.
-    pub(crate) maps_known: bool,
-    /// The container that it runs in.
-    pub(crate) container: Container,
-    /// When /proc was last read for it.
-    pub(crate) reread_mono_ns: Option<u64>,
-    threads: u32,
-    ended_mono_ns: Option<u64>,
-    awaits_executable: bool,
-}
-
-impl Process {
-    /// Whether its end was not seen yet.
-    pub(crate) fn is_running(&self) -> bool {
-        self.ended_mono_ns.is_none()
-    }
-}
 
 /// The table's counters; each only grows, but `processes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,42 +145,9 @@ impl ProcessTable {
         Some(process)
     }
 
-    /// Takes what a second look at /proc says of a process, for a sample of now. Nothing is taken where the process
-    /// runs another program there than here: then it has executed since, and the record is on its way. True where
-    /// the mappings changed.
-    pub(crate) fn reread(&mut self, scanned: &ScannedProcess) -> bool {
-        let executable = scanned.executable.as_ref().map(|file| self.files.intern(file));
-        let Some(process) = self.chains.get(&scanned.tgid).and_then(|chain| chain.last()) else { return false };
-        let other_program = match (&process.executable, &executable) {
-            (Some(known), Some(read)) => !known.same_file(read),
-            _ => false,
-        };
-        if other_program || !process.start.matches_scan(scanned.start_mono_ns) {
-            return false;
-        }
-        let serial = process.maps.serial();
-        self.scanned(process.start.mono_ns(), scanned);
-        self.chains.get(&scanned.tgid).and_then(|chain| chain.last()).is_some_and(|p| p.maps.serial() != serial)
-    }
-
     /// /proc does not know the process any more.
     pub(crate) fn gone(&mut self, tgid: u32, time_mono_ns: u64) {
         self.end(tgid, time_mono_ns);
-    }
-
-    /// A whole reading of /proc that began at this time saw these processes and no others.
-    pub(crate) fn only_these_run(&mut self, tgids: &FxHashSet<u32>, time_mono_ns: u64) {
-        let absent: Vec<u32> = self
-            .chains
-            .iter()
-            .filter(|(tgid, chain)| {
-                !tgids.contains(tgid) && chain.last().is_some_and(|p| p.start.mono_ns() < time_mono_ns)
-            })
-            .map(|(&tgid, _)| tgid)
-            .collect();
-        for tgid in absent {
-            self.end(tgid, time_mono_ns);
-        }
     }
 
     /// Up to `count` running processes, all of them in turn, to be looked for in /proc: an exit record may be lost.
@@ -281,6 +217,7 @@ impl ProcessTable {
             process.maps = maps;
             process.maps_known = true;
             process.container = process.container.inherited();
+            process.executed_mono_ns = Some(time);
             process.threads = 1;
         }
     }
@@ -305,67 +242,6 @@ impl ProcessTable {
         }
     }
 
-    fn scanned(&mut self, time: u64, scanned: &ScannedProcess) {
-        let newest = self.chains.get(&scanned.tgid).and_then(|chain| chain.last());
-        let known = newest.is_some_and(|p| p.start.matches_scan(scanned.start_mono_ns));
-        if !known {
-            if newest.is_some_and(|p| p.start.mono_ns() > scanned.start_mono_ns) {
-                return;
-            }
-            self.end(scanned.tgid, time);
-            let Some(new) = self.blank(scanned.tgid, Start::Scanned(scanned.start_mono_ns), scanned.comm) else {
-                return;
-            };
-            self.push(new);
-        }
-        let old = self.chains.get(&scanned.tgid).and_then(|chain| chain.last()).map(|p| Arc::clone(&p.maps));
-        let maps = scanned.maps.as_ref().map(|maps| self.map_set(maps, old.as_deref()));
-        let executable = scanned.executable.as_ref().map(|file| self.known_file(file, old.as_deref()));
-        let generation = self.next_generation();
-        let Some(process) = self.chains.get_mut(&scanned.tgid).and_then(|chain| chain.last_mut()) else { return };
-        process.threads = scanned.threads.max(1);
-        process.ended_mono_ns = None;
-        let mut renamed = process.comm != scanned.comm && process.executable.is_none();
-        process.comm = scanned.comm;
-        if let Some(executable) = executable {
-            renamed |= process.executable.as_ref().is_none_or(|known| **known != *executable);
-            process.executable = Some(executable);
-            process.awaits_executable = false;
-        }
-        if let Container::Read(_) = scanned.container {
-            renamed |= process.container.id() != scanned.container.id();
-            process.container = scanned.container.clone();
-        }
-        if let Some(maps) = maps {
-            // An ending process has no mappings any more; what was known of it names its samples still.
-            if *process.maps != maps && !maps.list().is_empty() {
-                process.maps = Arc::new(maps);
-            }
-            process.maps_known = true;
-        }
-        if renamed {
-            process.generation = generation;
-        }
-    }
-
-    fn map_set(&mut self, maps: &[MapRecord], old: Option<&MapSet>) -> MapSet {
-        let mut set = MapSet::new(&self.budget);
-        for map in maps {
-            let file = self.known_file(&map.file, old);
-            if !set.insert(Mapping { start: map.start, end: map.end, offset: map.offset, file }) {
-                self.stats.refused_mappings += 1;
-            }
-        }
-        set
-    }
-
-    /// The file as records told it, which know its inode's generation, else as /proc tells it, which does not.
-    fn known_file(&mut self, file: &MappedFile, old: Option<&MapSet>) -> Arc<MapFile> {
-        let same = |f: &&Arc<MapFile>| f.is_as_scanned(file);
-        let known = old.and_then(|old| old.list().iter().map(|m| &m.file).find(same));
-        known.map_or_else(|| self.files.intern(file), Arc::clone)
-    }
-
     /// A process that nothing is known of but this, not in the table yet. None where there is no room.
     fn blank(&mut self, tgid: u32, start: Start, comm: Comm) -> Option<Process> {
         while self.stats.processes >= MAX_PROCESSES as u64 {
@@ -387,6 +263,7 @@ impl ProcessTable {
             container: Container::NotRead(None),
             reread_mono_ns: None,
             threads: 1,
+            executed_mono_ns: None,
             ended_mono_ns: None,
             awaits_executable: false,
         })

@@ -1,7 +1,9 @@
 use objects::MappedFile;
 use proptest::prelude::*;
+use rustc_hash::FxHashSet;
 
 use super::*;
+use crate::proc_scan::ScannedProcess;
 
 fn record(time_mono_ns: u64, kind: Kind) -> Record {
     Record { time_mono_ns, cpu: 0, kind }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use objects::{MappedFile, UnwindRequest};
 use profile::{BuildId, Frame, ObjectId, ObjectInfo, StackEnd, Stage, UserFrame, UserStack};
 
@@ -171,13 +173,14 @@ fn shell(directory: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// Counts, in the shell itself, for about so long on a machine where nothing else runs.
+/// Counts, in the shell itself, for about so much CPU time.
 fn count_for(ms: u64) -> String {
-    static PER_MS: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    static PER_MS: OnceLock<u64> = OnceLock::new();
     let steps_per_ms = *PER_MS.get_or_init(|| {
-        let began = Instant::now();
-        run(Command::new("/bin/sh").args(["-c", &counting(100_000)]));
-        100_000 / u64::try_from(began.elapsed().as_millis()).unwrap().max(1)
+        let used = || getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().user_time().num_microseconds();
+        let before = used();
+        run(Command::new("/bin/sh").args(["-c", &counting(200_000)]));
+        200_000_000 / u64::try_from(used() - before).unwrap().max(1)
     });
     counting(ms * steps_per_ms)
 }
@@ -207,7 +210,7 @@ fn the_ledger_is_exact_and_windows_abut() {
     let Some(alone) = alone() else { return };
     let live = start(config(), alone);
     assert!(live.stats.attached_everywhere());
-    run(&mut script(Path::new("/bin/sh"), &count_for(2500)));
+    thread::sleep(Duration::from_millis(2500));
     let (_, windows) = live.stop();
     assert!(windows.len() >= 3, "{}", windows.len());
     for pair in windows.windows(2) {
