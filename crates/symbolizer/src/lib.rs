@@ -5,15 +5,23 @@
 //! addresses, and [`Namer`] turns a [`profile::Window`] into a [`profile::Profile`], asking a [`NameSource`] for
 //! each distinct address once.
 //!
-//! **In**: bytes of target files and symbol names of targets: hostile. **Out**: names that are never empty and hold
-//! no control characters. **Units**: ELF addresses and kernel addresses. **Limits**: [`table::Limits`],
-//! [`NamerLimits`], and the constants of each module. No I/O of its own.
+//! **In**: bytes of target files, symbol names of targets, the worker's replies: hostile. **Out**: names that are
+//! never empty and hold no control characters. **Units**: ELF addresses and kernel addresses. **Limits**:
+//! [`table::Limits`], [`NamerLimits`], and the constants of each module. No I/O of its own.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod build;
+mod cache;
 mod demangle;
 mod kernel;
 mod namer;
+mod pick;
+mod plt;
+mod ranges;
 pub mod table;
+mod tables;
+mod text;
 
 pub use demangle::demangle;
 pub use kernel::{KernelSymbol, KernelSymbols};
