@@ -40,6 +40,8 @@ async fn arrives_whole_and_conforming() {
     assert_eq!(metadata.get("authorization").unwrap(), "Bearer s3cret");
     assert_eq!(metadata.get("x-tenant").unwrap(), "a");
     assert_eq!(metadata.get("grpc-encoding").unwrap(), "gzip");
+    // The Collector answers in gzip where it was asked in gzip.
+    assert!(metadata.get("grpc-accept-encoding").unwrap().to_str().unwrap().contains("gzip"));
     let agent = metadata.get("user-agent").unwrap().to_str().unwrap();
     assert!(agent.starts_with(&format!("profiler/{}", env!("CARGO_PKG_VERSION"))), "{agent}");
     let stats = sender.delivery.stats();

@@ -12,7 +12,7 @@ const FRAME_TYPE: &str = "profile.frame.type";
 
 pub(crate) fn check(report: &mut Report, d: &ProfilesDictionary) {
     strings(report, d);
-    zero(report, "attribute_table", &d.attribute_table);
+    zero_attribute(report, d);
     zero(report, "mapping_table", &d.mapping_table);
     zero(report, "function_table", &d.function_table);
     zero(report, "location_table", &d.location_table);
@@ -33,6 +33,15 @@ fn zero<T: Default + PartialEq>(report: &mut Report, table: &str, rows: &[T]) {
             report.error(format_args!("dictionary.{table}[0]"), "is not the zero value");
         }
         Some(_) => {}
+    }
+}
+
+/// An empty value is as good as none: the Collector writes one.
+fn zero_attribute(report: &mut Report, d: &ProfilesDictionary) {
+    match d.attribute_table.first() {
+        Some(a)
+            if (a.key_strindex, a.unit_strindex) == (0, 0) && a.value.as_ref().is_none_or(|v| v.value.is_none()) => {}
+        _ => zero(report, "attribute_table", &d.attribute_table),
     }
 }
 

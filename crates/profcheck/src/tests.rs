@@ -84,6 +84,8 @@ fn a_good_message_is_clean() {
     assert!(report.is_clean(), "{report}");
     assert_eq!((report.profiles, report.samples), (1, 7));
     assert_eq!(report.to_string(), "1 profiles, 7 samples");
+    let report = spoilt(|d, _, _| d.attribute_table[0].value = Some(AnyValue::default()));
+    assert!(report.is_clean(), "as the Collector writes it: {report}");
     let ProfilesData { resource_profiles, dictionary } = good();
     assert!(check_request(&ExportProfilesServiceRequest { resource_profiles, dictionary }).is_clean());
 }

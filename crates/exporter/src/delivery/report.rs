@@ -31,16 +31,17 @@ pub(crate) struct Report {
     refused: Line,
     warned: Line,
     dropped: [Line; DropReason::ALL.len()],
+    /// Failed attempts since the last success.
     failures: u64,
+    /// Whether the log has heard of them.
+    told: bool,
 }
 
 impl Report {
     pub(crate) fn failed(&mut self, endpoint: &str, message: &str, now_mono_ns: u64) {
-        if self.failures == 0 {
-            self.failing = Line::default();
-        }
         self.failures += 1;
         if let Some(attempts) = self.failing.tell(1, now_mono_ns) {
+            self.told = true;
             tracing::warn!(
                 endpoint,
                 error = message,
@@ -57,10 +58,10 @@ impl Report {
     }
 
     pub(crate) fn accepted(&mut self, endpoint: &str, message: &str, now_mono_ns: u64) {
-        if self.failures > 0 {
+        if self.told {
             tracing::info!(endpoint, failed_attempts = self.failures, "profiles are delivered again");
-            self.failures = 0;
         }
+        (self.failures, self.told) = (0, false);
         if !message.is_empty()
             && let Some(times) = self.warned.tell(1, now_mono_ns)
         {

@@ -83,7 +83,9 @@ pub async fn serve_on(listener: std::net::TcpListener, script: Script, tls: Opti
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
-    let service = ProfilesServiceServer::new(script).accept_compressed(CompressionEncoding::Gzip);
+    let service = ProfilesServiceServer::new(script)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     let mut server = Server::builder();
     if let Some(tls) = tls {
         server = server.tls_config(tls).unwrap();

@@ -1,5 +1,5 @@
 //! What tests of delivery share: profiles, a ledger, servers that misbehave on command.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 pub mod fixture;

@@ -86,7 +86,11 @@ async fn export(
     compression: Compression,
     request: Request<Bytes>,
 ) -> Result<Option<ExportProfilesServiceResponse>, Status> {
-    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+    // Servers in Go answer with the compression of the request, whatever they are told that we accept. The limit holds
+    // for the unpacked answer too.
+    let mut client = tonic::client::Grpc::new(channel)
+        .max_decoding_message_size(MAX_RESPONSE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip);
     if compression == Compression::Gzip {
         client = client.send_compressed(CompressionEncoding::Gzip);
     }
@@ -97,7 +101,9 @@ async fn export(
 
 /// A status may be the server's, or tonic's own word for what went wrong on the way. None: the time was over.
 fn of_status(status: &Status) -> Option<Answer> {
-    if status.code() == Code::OutOfRange && status.message().contains("message length too large") {
+    let too_large =
+        [(Code::OutOfRange, "message length too large"), (Code::ResourceExhausted, "Error decompressing: size limit")];
+    if too_large.iter().any(|(code, words)| status.code() == *code && status.message().contains(words)) {
         return Some(Answer::refused("response", status.message()));
     }
     let mut on_the_way = None;
