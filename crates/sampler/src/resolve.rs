@@ -21,6 +21,9 @@ use crate::source::ObjectSource;
 /// A name for what has none.
 const UNKNOWN: &str = "[unknown]";
 
+/// Signed return addresses carry their signature above the address on 64-bit ARM.
+const ADDRESS_MASK: u64 = if cfg!(target_arch = "aarch64") { 0x0000_ffff_ffff_ffff } else { u64::MAX };
+
 /// Sorted mappings with their files, as the worker takes them.
 pub(crate) type Entries = Arc<Vec<MapEntry>>;
 
@@ -164,23 +167,18 @@ impl<O: ObjectSource> Resolver<O> {
         self.infos.retain(|_, (_, used_at)| *used_at >= recent);
     }
 
-    /// The mappings with the files that are known anyhow.
+    /// The mappings, with no file opened. A file that is known is looked at again too: it may have changed since, and a
+    /// new program must not get the names of the old content.
     fn first_look(&mut self, process: &Process) -> Resolved {
         let mut unopened = Vec::new();
         let mut entries = Vec::with_capacity(process.maps.list().len());
         for (index, mapping) in process.maps.list().iter().enumerate() {
-            let info = match mapping.file.kind {
-                FileKind::Vdso => self.objects.vdso(),
-                FileKind::Anonymous => None,
-                FileKind::File => {
-                    let known = self.objects.known(&mapping.file.mapped);
-                    if known.is_none() {
-                        unopened.push(index);
-                    }
-                    known
-                }
-            };
-            let file_offset = if mapping.file.kind == FileKind::Vdso { 0 } else { mapping.offset };
+            let is_vdso = mapping.file.kind == FileKind::Vdso;
+            if mapping.file.kind == FileKind::File {
+                unopened.push(index);
+            }
+            let info = if is_vdso { self.objects.vdso() } else { None };
+            let file_offset = if is_vdso { 0 } else { mapping.offset };
             let object = info.as_ref().filter(|i| i.readable).map(|i| i.id);
             entries.push(MapEntry { start: mapping.start, end: mapping.end, file_offset, object });
             if let Some(info) = info {
@@ -195,6 +193,7 @@ impl<O: ObjectSource> Resolver<O> {
         let info = match mapping {
             _ if file.kind != FileKind::File => None,
             Some(m) => Some(self.objects.object(&m.file.mapped, process.tgid, m.start..m.end)),
+            // It has unmapped itself: nothing of it can be looked at any more.
             None => self.objects.known(&file.mapped),
         }?;
         self.infos.insert(info.id, (Arc::clone(&info), self.epoch));
@@ -206,17 +205,22 @@ impl<O: ObjectSource> Resolver<O> {
 fn wanted(resolved: &Resolved, head: &SampleHead, snapshot: &[u8]) -> Vec<usize> {
     let mut wanted = Vec::new();
     let bounds = |&i: &usize| resolved.entries.get(i).map(|e| (i, e.start, e.end));
+    // Sorted, as the mappings are.
     let ranges: Vec<_> = resolved.unopened.iter().filter_map(bounds).collect();
     let (Some(&(_, low, _)), Some(&(_, _, high))) = (ranges.first(), ranges.last()) else { return wanted };
-    let (words, _) = snapshot.as_chunks::<8>();
+    // Words are aligned in the process's memory, not in the snapshot.
+    let skip = usize::try_from(head.user_sp.wrapping_neg() % 8).unwrap_or(0);
+    let (words, _) = snapshot.get(skip..).unwrap_or_default().as_chunks::<8>();
     let words = words.iter().map(|word| u64::from_ne_bytes(*word));
-    for address in [head.user_pc, head.user_lr].into_iter().chain(words) {
+    for word in [head.user_pc, head.user_lr].into_iter().chain(words) {
+        let address = word & ADDRESS_MASK;
         if address < low || address > high {
             continue;
         }
-        // A return address may be the mapping's end: its call is the last instruction.
-        for &(index, start, end) in &ranges {
-            if start <= address && address <= end && !wanted.contains(&index) {
+        // A return address may be a mapping's end, and so the next one's start: its call is the last instruction.
+        let after = ranges.partition_point(|&(_, start, _)| start <= address);
+        for &(index, _, end) in ranges.get(after.saturating_sub(2)..after).unwrap_or_default() {
+            if address <= end && !wanted.contains(&index) {
                 wanted.push(index);
             }
         }
