@@ -113,11 +113,6 @@ pub(super) enum Refused {
     PerfEvent,
 }
 
-/// Capabilities without which something is missing, and what.
-pub(super) const USEFUL: [(u32, &str, &str); 2] = [
-    (19, "CAP_SYS_PTRACE", "names and stacks of other users' processes"),
-    (34, "CAP_SYSLOG", "names of kernel functions where kernel.kptr_restrict hides them"),
-];
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;

@@ -136,23 +136,7 @@ fn kernel_version(report: &mut KernelReport) {
 
 fn capabilities(report: &mut KernelReport) {
     match error::effective_capabilities() {
-        Some(effective) if error::has_bpf_and_perfmon(effective) => {
-            let missing: Vec<_> = error::USEFUL
-                .iter()
-                .filter(|(bit, ..)| effective & (1 << bit) == 0)
-                .map(|(_, name, _)| *name)
-                .collect();
-            if missing.is_empty() {
-                report.good("capabilities", "all that are needed");
-            } else {
-                let without: Vec<_> = error::USEFUL
-                    .iter()
-                    .filter(|(_, name, _)| missing.contains(name))
-                    .map(|(_, name, what)| format!("grant {name} for {what}"))
-                    .collect();
-                report.limited("capabilities", format!("{} missing", missing.join(", ")), &without.join("; "));
-            }
-        }
+        Some(effective) if error::has_bpf_and_perfmon(effective) => report.good("capabilities", "CAP_BPF, CAP_PERFMON"),
         Some(effective) => report.bad(
             "capabilities",
             format!("CapEff {effective:016x}"),

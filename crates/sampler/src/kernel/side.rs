@@ -50,7 +50,8 @@ pub struct KernelSide {
     ring_bytes: u32,
     shared: Arc<Shared>,
     follow_children: bool,
-    children_error: Option<KernelError>,
+    /// What came of it, once it was tried.
+    children: Option<Result<(), KernelError>>,
 }
 
 impl std::fmt::Debug for KernelSide {
@@ -81,7 +82,7 @@ impl KernelSide {
             ring_bytes: config.ring_bytes,
             shared: Arc::new(Shared::new(counters, possible, Events::new(config.rate_hz), config.ring_bytes)),
             follow_children: false,
-            children_error: None,
+            children: None,
             ebpf,
         };
         for tgid in &config.tgids {
@@ -98,8 +99,8 @@ impl KernelSide {
     /// # Errors
     /// [`KernelError`] where a CPU cannot be attached. CPUs attached before stay so until the value is dropped.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        if self.follow_children && self.children_error.is_none() {
-            self.children_error = load::follow_children(&mut self.ebpf).err();
+        if self.follow_children && self.children.is_none() {
+            self.children = Some(load::follow_children(&mut self.ebpf));
         }
         let program = program(&self.ebpf)?;
         self.shared.events().attach_all(program)
@@ -109,7 +110,7 @@ impl KernelSide {
     /// [`KernelSide::add_tgid`].
     #[must_use]
     pub fn children_error(&self) -> Option<&KernelError> {
-        self.children_error.as_ref()
+        self.children.as_ref()?.as_ref().err()
     }
 
     /// Looks for CPUs that came or went. To be called once a second.

@@ -313,6 +313,34 @@ fn what_is_impossible_is_refused_before_anything_runs() {
     }
 }
 
+/// The verifier gives up at a million; what it goes through is also what loading takes.
+#[test]
+fn the_verifier_is_soon_done() {
+    let Some(_turn) = turn() else { return };
+    let side = KernelSide::load(&config(19, 0, &[])).unwrap();
+    let instructions = side.verified_instructions();
+    assert!(instructions.is_none_or(|count| (500..10_000).contains(&count)), "{instructions:?}");
+}
+
+#[test]
+fn it_can_be_attached_again() {
+    let Some(_turn) = turn() else { return };
+    let process = Process::burning();
+    let mut side = attached(&config(499, CONTROL_ONLY_LISTED | CONTROL_FOLLOW_CHILDREN, &[process.tgid()]));
+    let handle = side.counters();
+    for round in 1..=2 {
+        let before = handle.read().unwrap();
+        drain_until(&mut side, |_| {}, || handle.read().unwrap().total().taken > before.total().taken + 20);
+        side.detach();
+        let after = handle.read().unwrap();
+        for (index, row) in after.cpus.iter().enumerate() {
+            assert!(seen(&after, index) <= row.expected + round, "{row:?}");
+        }
+        side.attach().unwrap();
+        assert!(side.children_error().is_none());
+    }
+}
+
 #[test]
 fn the_probe_says_that_it_works() {
     let Some(_turn) = turn() else { return };
