@@ -105,6 +105,13 @@ impl Setup {
         Ok(Self { start, port })
     }
 
+    /// Listens on another address than 127.0.0.1, which must contain that one.
+    #[must_use]
+    pub fn listen(self, address: &str) -> Self {
+        let listen = format!("{address}:{}", self.port);
+        self.env("PROFILER_LISTEN", listen)
+    }
+
     /// Sets a variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

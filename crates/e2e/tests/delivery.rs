@@ -9,6 +9,7 @@ use e2e::agent::Setup;
 use e2e::collector::{Collector, TOKEN};
 use e2e::otlp::{self, Received};
 use e2e::process::{Running, Start, wait_for};
+use e2e::pyroscope::Pyroscope;
 use e2e::sink::{Answer, Request, Sink};
 use e2e::{figure, paths, pprof};
 
@@ -156,6 +157,68 @@ fn a_receiver_that_refuses_is_tried_again_or_counted() -> Result<()> {
     let accepted: u64 = sent.iter().enumerate().filter(|(i, _)| ![0, 1, 3].contains(i)).map(|(_, n)| n).sum();
     let end = agent.stop()?.success()?;
     ensure!(accepted > 0 && !end.log.is_empty(), "nothing was accepted");
+    Ok(())
+}
+
+#[test]
+fn requests_are_split_and_lose_nothing() -> Result<()> {
+    let folder = paths::scratch("split-requests")?;
+    let _busy = busy(&folder)?;
+    let (small, large) = (Sink::start([])?, Sink::start([])?);
+    let agent = |name: &str, sink: &Sink| {
+        let setup = Setup::new(name, &folder)?.otlp("http/protobuf", &sink.url()).env("PROFILER_TIMESTAMPS", "true");
+        Ok::<_, anyhow::Error>(setup.env("PROFILER_EXPORT_PAYLOAD", "true").env("PROFILER_FREQUENCY", "997"))
+    };
+    let first = agent("small", &small)?.env("PROFILER_EXPORT_MAX_REQUEST_BYTES", "64KiB").start()?;
+    let second = agent("large", &large)?.start()?;
+    let storm = Start::new("git", "/bin/sh", &folder)
+        .args(["-c", "while :; do git --version; perl -e 1; xz --version; done"])
+        .start()?;
+    std::thread::sleep(Duration::from_secs(14));
+    drop(storm);
+    for (name, agent, sink, limit) in [("64 KiB", first, &small, 64 << 10), ("default", second, &large, 4 << 20)] {
+        let end = agent.stop()?.success()?;
+        let line = end.log.lines().rev().find(|l| l.contains("final ledger")).context("no final line")?;
+        let value: serde_json::Value = serde_json::from_str(line)?;
+        let requests = exports(sink);
+        let sizes: Vec<usize> = requests.iter().map(|r| r.body.len()).collect();
+        let sent: u64 = received(&requests)?.iter().map(|p| p.stacks.total()).sum();
+        let biggest = sizes.iter().copied().max().unwrap_or(0);
+        figure(format!("{name}: {} requests, the biggest of {biggest} bytes, {sent} samples", sizes.len()));
+        ensure!(biggest < limit, "{name}: {biggest} bytes");
+        let term = |key: &str| value[key].as_u64().with_context(|| format!("{key} in {line}"));
+        ensure!(
+            sent == term("exported")? && term("exported")? + term("dropped")? == term("taken")?,
+            "{name}: sent {sent}, {line}"
+        );
+        ensure!(term("dropped")? == 0, "{name}: {line}");
+        for request in &requests {
+            let report = profcheck::check_request(&request.profiles()?);
+            ensure!(report.conforms(), "{name}: {report}");
+        }
+    }
+    ensure!(exports(&small).len() > exports(&large).len(), "nothing was split");
+    Ok(())
+}
+
+#[test]
+fn pyroscope_takes_both_protocols() -> Result<()> {
+    let folder = paths::scratch("pyroscope")?;
+    let _busy = busy(&folder)?;
+    let pyroscope = Pyroscope::start(&folder)?;
+    for (name, protocol) in [("grpc", "grpc"), ("http", "http/protobuf")] {
+        let agent = Setup::new(name, &folder)?.otlp(protocol, &pyroscope.url());
+        let agent = agent.env("OTEL_SERVICE_NAME", format!("all-{name}")).start()?;
+        agent.pprof(6)?;
+        let end = agent.stop()?.success()?;
+        let line = end.log.lines().rev().find(|l| l.contains("final ledger")).context("no final line")?;
+        let exported = serde_json::from_str::<serde_json::Value>(line)?["exported"].as_u64();
+        let found = pyroscope.samples("all", &format!("{{service_name=\"all-{name}\"}}"), None)?;
+        figure(format!("{protocol}: exported {exported:?}, Pyroscope has {}", found.total()));
+        ensure!(found.with("deep_frame") > 100 && Some(found.total()) == exported, "{}", found.heaviest(3));
+    }
+    let labels = pyroscope.label_values("process_executable_name")?;
+    ensure!(labels.iter().any(|l| l == "deep"), "{labels:?}");
     Ok(())
 }
 

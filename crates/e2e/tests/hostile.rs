@@ -109,6 +109,34 @@ fn a_replaced_or_deleted_binary_keeps_its_own_names() -> Result<()> {
 }
 
 #[test]
+fn other_namespaces_keep_names_and_host_pids() -> Result<()> {
+    let folder = paths::scratch("namespaces")?;
+    let mut agent = Setup::new("agent", &folder)?.start()?;
+    // The binary lies where only its own mount namespace sees it, and the process is number 1 of its own pid namespace.
+    let script = format!(
+        "mount -t tmpfs none /mnt && cp {} /mnt/hidden && exec /mnt/hidden 30",
+        paths::workload("deep")?.display()
+    );
+    let words = ["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &script];
+    let unshare = Start::new("unshare", "unshare", &folder).args(words).start()?;
+    let child = wait_for("the hidden process", Duration::from_secs(10), || {
+        let text = fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.pid()))?;
+        let child: Option<u32> = text.split_whitespace().next().and_then(|p| p.parse().ok());
+        let name = child.and_then(|c| fs::read_to_string(format!("/proc/{c}/comm")).ok());
+        Ok(child.filter(|_| name.is_some_and(|n| n.trim() == "hidden")))
+    })?;
+    ensure!(!std::path::Path::new("/mnt/hidden").exists(), "the binary is to be seen from here");
+    let stacks = agent.pprof(8)?;
+    let own = stacks.of_pid(child);
+    figure(format!("hidden: {} of {} samples with its function", own.with("deep_frame"), own.total()));
+    ensure!(own.total() > 50 && own.with("deep_frame") * 10 > own.total() * 9, "{}", own.heaviest(3));
+    ensure!(own.rows.iter().all(|r| r.process == "hidden"), "{}", own.heaviest(3));
+    sound(&mut agent)?;
+    agent.stop()?.success()?;
+    Ok(())
+}
+
+#[test]
 fn processes_that_die_in_the_middle_cost_nothing() -> Result<()> {
     let folder = paths::scratch("dying")?;
     let mut agent = Setup::new("agent", &folder)?.start()?;

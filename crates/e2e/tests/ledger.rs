@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{RATE, Setup};
 use e2e::collector::Collector;
-use e2e::process::{Running, Start};
+use e2e::process::{Running, Start, wait_for};
 use e2e::{figure, paths};
 
 fn cpus() -> usize {
@@ -77,6 +77,50 @@ fn both_lines_hold_at_a_hundred_scrapes_and_after_the_end() -> Result<()> {
     let received: u64 = collector.profiles("grpc")?.iter().map(|p| p.stacks.total()).sum();
     figure(format!("the Collector got {received} samples"));
     ensure!((received as f64 - term("exported")?).abs() < 0.5, "exported {}, received {received}", term("exported")?);
+    Ok(())
+}
+
+/// A CPU that is taken away while a test runs; dropped, it is there again.
+struct Absent(&'static str);
+
+impl Absent {
+    fn take(file: &'static str) -> Result<Self> {
+        std::fs::write(file, "0").with_context(|| format!("{file}: this kernel lets no CPU go"))?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Absent {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0, "1");
+    }
+}
+
+#[test]
+fn cpus_that_come_and_go_are_followed() -> Result<()> {
+    let folder = paths::scratch("hotplug")?;
+    ensure!(cpus() > 1, "one CPU alone cannot be taken away");
+    let load = load(&folder)?;
+    // `-pid=0` is every process, as in the tutorial.
+    let agent = Setup::new("agent", &folder)?.args(["-pid=0"]).start()?;
+    let attached = || Ok::<f64, anyhow::Error>(agent.scrape()?.with("profiler_cpus", "state", "attached"));
+    let all = attached()?;
+    let absent = Absent::take("/sys/devices/system/cpu/cpu1/online")?;
+    wait_for("the CPU to be let go", Duration::from_secs(3), || Ok((attached()? == all - 1.0).then_some(())))?;
+    sleep(Duration::from_secs(2));
+    let ledger = agent.scrape()?.ledger()?;
+    ledger.check()?;
+    drop(absent);
+    wait_for("the CPU to be attached", Duration::from_secs(3), || Ok((attached()? == all).then_some(())))?;
+    let (before, at) = (agent.scrape()?.ledger()?, Instant::now());
+    sleep(Duration::from_secs(5));
+    let after = agent.scrape()?.ledger()?;
+    after.check()?;
+    let rate = (after.taken - before.taken) / at.elapsed().as_secs_f64();
+    figure(format!("{all} CPUs, one taken away and given back: {rate:.0} samples a second after, {after:?}"));
+    ensure!(rate > 0.9 * f64::from(RATE) * all, "{rate} samples a second on {all} busy CPUs");
+    drop(load);
+    agent.stop()?.success()?;
     Ok(())
 }
 

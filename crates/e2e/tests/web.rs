@@ -105,6 +105,76 @@ fn the_page_shows_boxes_as_wide_as_their_share() -> Result<()> {
     Ok(())
 }
 
+/// A network namespace of the test's own, with an address that is not loopback between it and here.
+struct Neighbour {
+    name: String,
+}
+
+impl Neighbour {
+    const HERE: &str = "10.213.77.1";
+
+    fn new() -> Result<Self> {
+        let name = format!("e2e{}", std::process::id());
+        let made = Self { name: name.clone() };
+        let (ours, theirs) = (format!("{name}a"), format!("{name}b"));
+        ip(&["netns", "add", &name])?;
+        ip(&["link", "add", &ours, "type", "veth", "peer", "name", &theirs, "netns", &name])?;
+        ip(&["addr", "add", &format!("{}/30", Self::HERE), "dev", &ours])?;
+        ip(&["link", "set", &ours, "up"])?;
+        ip(&["-n", &name, "addr", "add", "10.213.77.2/30", "dev", &theirs])?;
+        ip(&["-n", &name, "link", "set", &theirs, "up"])?;
+        Ok(made)
+    }
+
+    /// The status that an address answers with, asked from over there.
+    fn status(&self, url: &str) -> Result<String> {
+        let words =
+            ["netns", "exec", &self.name, "curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", url];
+        let done = Command::new("ip").args(words).output()?;
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        // The pair of interfaces goes with the namespace.
+        let _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+fn ip(words: &[&str]) -> Result<()> {
+    let done = Command::new("ip").args(words).output()?;
+    ensure!(done.status.success(), "ip {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+#[test]
+fn profiles_are_for_this_machine_only_unless_configured() -> Result<()> {
+    let folder = paths::scratch("loopback")?;
+    let neighbour = Neighbour::new()?;
+    for (name, from, expected) in [("closed", "loopback", "403"), ("open", "any", "200")] {
+        let agent = Setup::new(name, &folder)?;
+        let agent = agent.listen("0.0.0.0").env("PROFILER_PROFILES_FROM", from).start()?;
+        agent.pprof(1)?;
+        for (path, expected) in [
+            ("/metrics", "200"),
+            ("/healthz", "200"),
+            ("/", expected),
+            ("/api/flame", expected),
+            ("/api/profile.pb.gz?seconds=10", expected),
+            ("/debug/pprof/profile?seconds=1", expected),
+        ] {
+            let url = format!("http://{}:{}{path}", Neighbour::HERE, agent.port);
+            let status = neighbour.status(&url)?;
+            figure(format!("profiles from {from}: {path} from another host: {status}"));
+            ensure!(status == expected, "{path}: {status}");
+        }
+        ensure!(agent.status("/")? == 200, "the page from here");
+        agent.stop()?.success()?;
+    }
+    Ok(())
+}
+
 /// A box of the flame graph, as the browser has it.
 struct Box {
     name: String,

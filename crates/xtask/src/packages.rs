@@ -32,6 +32,8 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     need("xz", "xz-utils"),
     need("openssl", "openssl"),
     need("setpriv", "util-linux"),
+    need("ip", "iproute2"),
+    need("curl", "curl"),
     need("dot", "graphviz"),
     need("chromium", "chromium"),
 ];
