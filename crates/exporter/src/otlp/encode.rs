@@ -157,7 +157,7 @@ fn count(groups: &[Group<'_>]) -> u64 {
 /// The entries by resource, the resource with the most samples first.
 fn groups<'a>(profile: &'a Profile, settings: &ResourceSettings) -> Vec<Group<'a>> {
     let mut by_key: BTreeMap<ResourceKey<'a>, Vec<&Entry>> = BTreeMap::new();
-    for e in &profile.entries {
+    for e in profile.entries.iter().filter(|e| e.count > 0) {
         if let Some(owner) = profile.owners.get(e.owner as usize) {
             by_key.entry(ResourceKey::of(owner, settings)).or_default().push(e);
         }
