@@ -61,6 +61,8 @@ pub struct WebSettings {
     pub how_to_allow: String,
     /// The comment in pprof files, for instance the profiler's version; may be empty.
     pub pprof_comment: String,
+    /// Whether `/metrics` is answered (`OTEL_METRICS_EXPORTER` names `prometheus`).
+    pub metrics: bool,
 }
 
 impl Default for WebSettings {
@@ -69,6 +71,7 @@ impl Default for WebSettings {
             profiles_allowed_from: AllowedFrom::default(),
             how_to_allow: "configure the profiler to show profiles to any peer".to_owned(),
             pprof_comment: String::new(),
+            metrics: true,
         }
     }
 }
@@ -148,6 +151,10 @@ fn router(app: Arc<App>) -> Router {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
+    if !app.settings.metrics {
+        return (StatusCode::NOT_FOUND, "Metrics are not shown here: OTEL_METRICS_EXPORTER does not name prometheus.\n")
+            .into_response();
+    }
     let Ok(_permit) = app.scrapes.acquire().await else { return stopping() };
     let metrics = Arc::clone(&app.metrics);
     match tokio::task::spawn_blocking(move || metrics.render()).await {

@@ -130,6 +130,7 @@ impl Running {
                 ProfilesFrom::Any => AllowedFrom::Any,
             },
             how_to_allow: "start the profiler with --profiles-from any (or PROFILER_PROFILES_FROM=any)".to_owned(),
+            metrics: settings.metrics.prometheus,
             pprof_comment: concat!("profiler ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let (stop_web, stopped) = oneshot::channel();

@@ -11,6 +11,7 @@ mod cli;
 mod command;
 mod config;
 mod host;
+mod limits;
 mod listen;
 mod logging;
 mod naming;

@@ -12,6 +12,7 @@ use sampler::{Sampler, SamplerConfig, StatsHandle, Target};
 use symbolizer::NamerCounters;
 
 use crate::config::settings::Sampling;
+use crate::limits;
 use crate::naming::{Naming, Progress};
 
 /// Everything between the kernel and a sink.
@@ -40,6 +41,8 @@ impl Pipeline {
         ledger: Arc<Ledger>,
         sink: impl FnMut(Arc<Profile>) + Send + 'static,
     ) -> anyhow::Result<Self> {
+        // Not earlier: the command of `record` keeps the limit that it was started with.
+        limits::raise_open_files();
         let objects = Objects::start(ObjectsConfig::default()).context("cannot start the worker process")?;
         let objects = Arc::new(objects);
         let (naming, windows) = Naming::start(Arc::clone(&objects), Arc::clone(&ledger), sink)?;

@@ -1,0 +1,174 @@
+//! The agent and `record` on this machine's kernel, as root: what a person sees, without other programs.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PROFILER: &str = env!("CARGO_BIN_EXE_profiler");
+
+fn profiler(args: &[&str]) -> Command {
+    let mut command = Command::new(PROFILER);
+    for (name, _) in std::env::vars_os() {
+        if ["OTEL_", "PROFILER_"].iter().any(|p| name.to_string_lossy().starts_with(p)) {
+            command.env_remove(&name);
+        }
+    }
+    command.args(args);
+    command
+}
+
+/// A running agent on a port of its own; ended when dropped.
+struct Agent {
+    child: Child,
+    address: String,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Agent {
+    fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = profiler(&["--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(args).envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if let Some(page) = value["page"].as_str() {
+                break page.trim_start_matches("http://").trim_end_matches('/').to_owned();
+            }
+        };
+        Self { child, address, log }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// The exit code, the log after the first line, and standard output.
+    fn end(&mut self) -> (Option<i32>, String, String) {
+        let (mut log, mut output) = (String::new(), String::new());
+        self.log.read_to_string(&mut log).unwrap();
+        self.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        (self.child.wait().unwrap().code(), log, output)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until(longest: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < longest, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn the_agent_answers_and_ends_with_a_ledger_that_adds_up() {
+    let mut agent = Agent::start(&["-F", "99", "--window", "1s", "--print", "--include-self"], &[]);
+    until(Duration::from_secs(30), "ready", || agent.get("/readyz").starts_with("HTTP/1.1 200"));
+    assert!(agent.get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(agent.get("/").contains("text/html"));
+    until(Duration::from_secs(30), "a window", || {
+        agent.get("/metrics").lines().any(|l| l.starts_with("profiler_samples_exported_total") && !l.ends_with(" 0"))
+    });
+    let metrics = agent.get("/metrics");
+    let documented = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md")).unwrap();
+    for name in metrics.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split(' ').next()) {
+        let known = documented.contains(name)
+            || name.starts_with("process_")
+            || name.rsplit_once("queue_").is_some_and(|(_, rest)| documented.contains(&format!("_{rest}")))
+            || name.rsplit_once("store").is_some_and(|(_, rest)| documented.contains(&format!("`{rest}`")));
+        assert!(known, "docs/metrics.md does not know {name}");
+    }
+    agent.signal(Signal::SIGTERM);
+    let (code, log, output) = agent.end();
+    assert_eq!(code, Some(0), "{log}");
+    let line = log.lines().rev().find(|l| l.contains("final ledger")).unwrap();
+    let ledger: serde_json::Value = serde_json::from_str(line).unwrap();
+    let term = |name: &str| ledger[name].as_i64().unwrap();
+    assert!(term("taken") > 0 && ledger["balanced"] == true, "{line}");
+    assert_eq!(term("taken"), term("exported") + term("held") + term("dropped"), "{line}");
+    assert_eq!(term("held"), 0, "{line}");
+    assert!(output.starts_with("SAMPLES") || output.contains("FUNCTION"), "{output}");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    // Nobody listens there: the last push is tried until the time for it is over, unless it is cut short.
+    let nobody = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"), ("PROFILER_WINDOW", "1s")];
+    let mut agent = Agent::start(&[], &nobody);
+    std::thread::sleep(Duration::from_secs(3));
+    agent.signal(Signal::SIGINT);
+    std::thread::sleep(Duration::from_millis(1000));
+    agent.signal(Signal::SIGINT);
+    let start = Instant::now();
+    let (code, log, _) = agent.end();
+    assert_eq!(code, Some(130), "{log}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn metrics_are_not_shown_where_they_are_not_wanted() {
+    let agent = Agent::start(&[], &[("OTEL_METRICS_EXPORTER", "none")]);
+    assert!(agent.get("/metrics").starts_with("HTTP/1.1 404"));
+    assert!(agent.get("/healthz").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_recorded_command_keeps_its_exit_code_and_gives_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; exit 7";
+    for (name, magic) in [("a.pb.gz", &b"\x1f\x8b"[..]), ("a.folded", b""), ("a.svg", b"<?xml"), ("a.html", b"<!")] {
+        let path = dir.path().join(name);
+        let output =
+            profiler(&["record", "-F", "499", "-o", path.to_str().unwrap(), "--", "sh", "-c", burn]).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{log}");
+        assert!(log.contains("exited with code 7") && log.contains("samples in"), "{log}");
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() > 50 && bytes.starts_with(magic), "{name}: {:?}", &bytes[..bytes.len().min(40)]);
+        let table = String::from_utf8_lossy(&output.stdout);
+        assert!(table.lines().count() > 1 && table.contains("FUNCTION"), "{table}");
+    }
+    let folded = fs::read_to_string(dir.path().join("a.folded")).unwrap();
+    let shell = folded.lines().filter(|l| l.starts_with("sh;") || l.starts_with("dash;")).count();
+    assert!(shell > 0 && shell == folded.lines().count(), "only the command is recorded: {folded}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "no file half written remains");
+}
+
+#[test]
+fn a_signal_writes_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.folded");
+    let mut child = profiler(&["record", "-o", path.to_str().unwrap(), "--duration", "60s"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!path.exists(), "the file appears when it is whole");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(fs::read_to_string(&path).unwrap().lines().count() > 0);
+}
