@@ -1,5 +1,6 @@
 //! The built binary, as a person calls it: every mistake is one clear line and an exit code that is not 0, and nothing
 //! half written remains. These tests need root, as the profiler does.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is a failed test")]
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
 //! The agent and `record` on this machine's kernel, as root: what a person sees, without other programs.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is a failed test")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
