@@ -380,3 +380,68 @@ fn what_does_not_fit_is_dropped_and_counted() {
     assert!(snapshot.dropped(DropReason::NamingFull) > 0, "{snapshot:?}");
     assert_eq!(windows.len(), 1);
 }
+
+/// Takes a CPU away, and gives it back when the value goes.
+struct Offline(&'static str);
+
+impl Offline {
+    /// None where this machine's last CPU cannot be taken away.
+    fn take(path: &'static str) -> Option<Self> {
+        fs::write(path, "0").ok().map(|()| Self(path))
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        fs::write(self.0, "1").unwrap();
+    }
+}
+
+#[test]
+fn a_cpu_that_went_and_came_back_is_sampled_and_its_processes_are_known() {
+    let Some(alone) = alone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let program = shell(directory.path(), "onagain");
+    let text = count_for(200);
+    let live = start(config(), alone);
+    let Some(offline) = Offline::take("/sys/devices/system/cpu/cpu1/online") else { return };
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(live.stats.stats().cpus_attached, live.stats.stats().cpus_online);
+    drop(offline);
+    let back =
+        || live.stats.attached_everywhere() && live.stats.stats().cpus_online == online_cpus().unwrap().len() as u64;
+    assert!((0..30).any(|_| {
+        thread::sleep(Duration::from_millis(100));
+        back()
+    }));
+    // The side-band ring is opened in the same turn, after the timer.
+    thread::sleep(Duration::from_millis(50));
+    let on_cpu_1 = |path: &Path| {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "1"]).arg(path).args(["-c", &text]);
+        run(&mut command)
+    };
+    let tgid = on_cpu_1(&program);
+    let (rows, _) = live.stop();
+    let own: Vec<&Row> = rows.iter().filter(|r| r.tgid == tgid && r.comm == "onagain").collect();
+    assert!(own.iter().map(|r| r.count).sum::<u64>() >= 5);
+    assert!(own.iter().all(|r| r.name == "onagain" && r.file.contains("onagain") || r.file.contains("lib")), "{own:?}");
+}
+
+#[test]
+fn a_program_deleted_while_it_runs_keeps_its_name() {
+    let Some(alone) = alone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let program = shell(directory.path(), "deleted");
+    let mut child = spawn(&mut script(&program, &count_for(4000)));
+    thread::sleep(Duration::from_millis(100));
+    fs::remove_file(&program).unwrap();
+    let live = start(config(), alone);
+    thread::sleep(Duration::from_millis(800));
+    let (rows, _) = live.stop();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let own: Vec<&Row> = rows.iter().filter(|r| r.tgid == child.id()).collect();
+    assert!(own.iter().any(|r| r.file == format!("{} (deleted)", program.display())));
+    assert!(own.iter().all(|r| r.name == "deleted"), "{own:?}");
+}
