@@ -12,8 +12,9 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Object, ObjectSymbol};
-use profile::{MapEntry, ObjectId, StackEnd, UserFrame, UserRegisters};
+use profile::{MapEntry, ObjectId, Segment, StackEnd, UserFrame, UserRegisters};
 use unwind::{Limits, Unwinder, extract};
 
 /// Compiles `tests/fixtures/SOURCE`; None where there is no such compiler.
@@ -114,11 +115,13 @@ pub struct Process {
     pub maps: Vec<MapEntry>,
     pub unwinder: Unwinder,
     pub names: BTreeMap<ObjectId, BTreeMap<u64, (u64, String)>>,
+    pub segments: BTreeMap<ObjectId, Vec<Segment>>,
 }
 
 impl Process {
     pub fn of(traced: &Traced) -> Self {
-        let mut process = Self { maps: Vec::new(), unwinder: Unwinder::new(), names: BTreeMap::new() };
+        let mut process =
+            Self { maps: Vec::new(), unwinder: Unwinder::new(), names: BTreeMap::new(), segments: BTreeMap::new() };
         let mut known: BTreeMap<String, ObjectId> = BTreeMap::new();
         for line in fs::read_to_string(format!("/proc/{}/maps", traced.pid)).unwrap().lines() {
             let mut words = line.split_whitespace();
@@ -142,6 +145,7 @@ impl Process {
                 let blob = extract(bytes.as_slice(), &Limits::default()).unwrap();
                 process.unwinder.load(object, blob).unwrap();
                 process.names.insert(object, symbols(&bytes));
+                process.segments.insert(object, segments(&bytes));
             }
             process.maps.push(MapEntry { start, end, file_offset: hex(offset), object: Some(object) });
         }
@@ -180,4 +184,19 @@ fn symbols(bytes: &[u8]) -> BTreeMap<u64, (u64, String)> {
         }
     }
     out
+}
+
+/// The executable load segments.
+fn segments(bytes: &[u8]) -> Vec<Segment> {
+    let header = object::elf::FileHeader64::<object::LittleEndian>::parse(bytes).unwrap();
+    let endian = object::LittleEndian;
+    let programs = header.program_headers(endian, bytes).unwrap().iter();
+    let loads = programs.filter(|p| p.p_type(endian) == object::elf::PT_LOAD && p.p_flags(endian).0 & 1 != 0);
+    let segment = |p: &object::elf::ProgramHeader64<object::LittleEndian>| Segment {
+        elf_address: p.p_vaddr(endian),
+        file_offset: p.p_offset(endian),
+        file_bytes: p.p_filesz(endian),
+        executable: true,
+    };
+    loads.map(segment).collect()
 }
