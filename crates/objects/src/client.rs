@@ -13,16 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use profile::{MapEntry, ObjectId, SymbolName, UserFrame, UserStack};
+use profile::{MapEntry, ObjectId, SymbolName, UserStack};
 
+use crate::checks;
 use crate::counters::{Counters, count};
 use crate::held::{Budgets, Held, Part, Room};
 use crate::process::{Nursery, Process, cpu_times};
-use crate::protocol::{
-    Extracted, MAX_BUILD_ID_CHARS, MAX_FRAMES, MAX_NAME_BYTES, MAX_NAMES_REPLY_BYTES, MAX_REASON_BYTES,
-    MAX_REPLY_BYTES, MAX_SEGMENTS, Reply, Request, SampleMeta, VERSION,
-};
-use crate::tables;
+use crate::protocol::{Extracted, MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
+use crate::tables::{self, TablesError};
 use crate::wire::{Message, Patience, Until, WireError};
 use crate::{ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
 
@@ -67,6 +65,14 @@ pub(crate) struct StoredTables {
     pub(crate) symbol_bytes: u64,
     /// The memfd's size.
     pub(crate) bytes: u64,
+}
+
+impl StoredTables {
+    /// Takes a memfd if it is sealed and as large as tables of these sizes make it.
+    pub(crate) fn new(memfd: OwnedFd, unwind_bytes: u64, symbol_bytes: u64) -> Result<Self, TablesError> {
+        let bytes = tables::check(memfd.as_fd(), unwind_bytes, symbol_bytes)?;
+        Ok(Self { memfd, unwind_bytes, symbol_bytes, bytes })
+    }
 }
 
 /// Samples of one unwind request.
@@ -140,8 +146,8 @@ impl Client {
             let message: Message<Reply> = process.channel().receive(MAX_REPLY_BYTES, 0, &mut patience)?;
             match (message.meta, message.descriptor) {
                 (Reply::Extracted(extracted), memfd) => {
-                    check_extracted(&extracted)?;
-                    let stored = memfd.map(|memfd| stored(memfd, &extracted)).transpose()?;
+                    checks::extracted(&extracted)?;
+                    let stored = memfd.map(|memfd| checks::stored(memfd, &extracted)).transpose()?;
                     if stored.is_none() && (extracted.unwind_bytes, extracted.symbol_bytes) != (0, 0) {
                         return Err(WireError::Malformed("tables without a descriptor"));
                     }
@@ -170,6 +176,11 @@ impl Client {
     /// Whether the worker holds an object's tables; counts as use.
     pub(crate) fn holds(&mut self, object: ObjectId, part: Part) -> bool {
         self.worker.as_mut().is_some_and(|(_, held)| held.uses(object, part))
+    }
+
+    /// Whether the worker holds an object's tables. Not a use.
+    pub(crate) fn would_hold(&self, object: ObjectId, part: Part) -> bool {
+        self.worker.as_ref().is_some_and(|(_, held)| held.has(object, part))
     }
 
     /// Has the worker load an object's tables, after it has forgotten others where its budget asks for that. False
@@ -226,7 +237,7 @@ impl Client {
                     .filter(|(samples, _)| !samples.is_empty())
                     .ok_or(WireError::Malformed("number of stacks"))?;
                 for (sample, stack) in samples.iter().zip(&part) {
-                    check_stack(stack, sample, batch)?;
+                    checks::stack(stack, sample, batch)?;
                 }
                 stacks.extend(part);
                 rest = behind;
@@ -244,14 +255,7 @@ impl Client {
             process.channel().send(&request, &[], None, &mut patience)?;
             match receive(process, MAX_NAMES_REPLY_BYTES, &mut patience)? {
                 Reply::Names(names) => {
-                    let fits = |name: &SymbolName| {
-                        !name.name.is_empty()
-                            && name.name.len() <= MAX_NAME_BYTES
-                            && name.system_name.len() <= MAX_NAME_BYTES
-                    };
-                    if names.len() != addresses.len() || !names.iter().flatten().all(fits) {
-                        return Err(WireError::Malformed("names"));
-                    }
+                    checks::names(&names, addresses.len())?;
                     Ok(Ok(names))
                 }
                 Reply::Refused(reason) => Ok(Err(reason)),
@@ -383,42 +387,4 @@ fn call_loaded(
         Reply::Refused(reason) => Ok(Err(reason)),
         _ => Err(WireError::Malformed("another reply than asked for")),
     }
-}
-
-fn stored(memfd: OwnedFd, extracted: &Extracted) -> Result<StoredTables, WireError> {
-    let (unwind_bytes, symbol_bytes) = (extracted.unwind_bytes, extracted.symbol_bytes);
-    let bytes = tables::check(memfd.as_fd(), unwind_bytes, symbol_bytes)
-        .map_err(|_| WireError::Malformed("not a sealed table"))?;
-    Ok(StoredTables { memfd, unwind_bytes, symbol_bytes, bytes })
-}
-
-fn check_extracted(extracted: &Extracted) -> Result<(), WireError> {
-    let text = |text: &str, limit: usize| text.len() <= limit && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let mut fine = text(&extracted.htlhash, 32) && extracted.problem.len() <= MAX_REASON_BYTES;
-    if let Some(elf) = &extracted.elf {
-        fine &= text(&elf.gnu, MAX_BUILD_ID_CHARS) && text(&elf.go, MAX_BUILD_ID_CHARS);
-        fine &= elf.segments.len() <= MAX_SEGMENTS;
-    }
-    if fine { Ok(()) } else { Err(WireError::Malformed("identity")) }
-}
-
-fn check_stack(stack: &UserStack, sample: &SampleMeta, batch: &Batch<'_>) -> Result<(), WireError> {
-    if stack.frames.len() > MAX_FRAMES {
-        return Err(WireError::Malformed("number of frames"));
-    }
-    let process = usize::try_from(sample.process).ok();
-    let maps = process.and_then(|process| batch.processes.get(process)).map(AsRef::as_ref).unwrap_or_default();
-    // Neighbouring frames are mostly of one object.
-    let mut last = None;
-    for frame in &stack.frames {
-        if let UserFrame::Object { object, .. } = frame
-            && last != Some(*object)
-        {
-            if !maps.iter().any(|map| map.object == Some(*object)) {
-                return Err(WireError::Malformed("frame of an object that is not mapped"));
-            }
-            last = Some(*object);
-        }
-    }
-    Ok(())
 }

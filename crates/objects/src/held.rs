@@ -41,6 +41,15 @@ struct Holding {
     used: u64,
 }
 
+impl Holding {
+    fn has(&self, part: Part) -> bool {
+        match part {
+            Part::Unwind => self.unwind.is_some(),
+            Part::Symbols => self.symbols.is_some(),
+        }
+    }
+}
+
 /// What one worker holds.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -61,18 +70,19 @@ impl Held {
         self.request += 1;
     }
 
+    /// Whether the worker holds it.
+    pub(crate) fn has(&self, object: ObjectId, part: Part) -> bool {
+        self.objects.get(&object).is_some_and(|holding| holding.has(part))
+    }
+
     /// Whether the worker holds it; if so, it counts as used by the request at hand.
     pub(crate) fn uses(&mut self, object: ObjectId, part: Part) -> bool {
         let request = self.request;
         self.objects.get_mut(&object).is_some_and(|holding| {
-            let has = match part {
-                Part::Unwind => holding.unwind.is_some(),
-                Part::Symbols => holding.symbols.is_some(),
-            };
-            if has {
+            if holding.has(part) {
                 holding.used = request;
             }
-            has
+            holding.has(part)
         })
     }
 
@@ -107,13 +117,7 @@ impl Held {
         let oldest = self
             .objects
             .iter()
-            .filter(|(_, holding)| {
-                holding.used < self.request
-                    && match part {
-                        Part::Unwind => holding.unwind.is_some(),
-                        Part::Symbols => holding.symbols.is_some(),
-                    }
-            })
+            .filter(|(_, holding)| holding.used < self.request && holding.has(part))
             .min_by_key(|(object, holding)| (holding.used, **object));
         oldest.map_or(Room::Full, |(object, _)| Room::AfterForgetting(*object))
     }

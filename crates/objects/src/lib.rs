@@ -11,6 +11,7 @@
 //! [`profile::stats::ObjectStats`].
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod checks;
 mod client;
 mod config;
 mod counters;

@@ -140,17 +140,14 @@ impl Objects {
             return Loaded::No;
         }
         let Some(tables) = self.stored(client, object) else { return Loaded::No };
-        for _ in 0..MAX_STRIKES {
+        let mut deaths = 0;
+        while deaths < MAX_STRIKES {
             match client.load(object, &tables, part) {
                 Ok(true) => return Loaded::Yes,
                 Ok(false) => return Loaded::Full,
-                Err(Fault::Worker(_)) => {
-                    if self.strike(object) {
-                        break;
-                    }
-                }
+                Err(Fault::Worker(_)) => deaths += 1,
                 Err(Fault::Refused(reason)) => {
-                    // Made by a worker whose bytes no worker takes.
+                    // Made by a worker, and no worker takes it.
                     tracing::debug!(?object, ?reason, "tables are refused");
                     count(&self.counters.parse_errors);
                     self.registry().give_up_tables(object);
@@ -160,15 +157,23 @@ impl Objects {
             }
         }
         count(&self.counters.worker_failed_requests);
+        if deaths >= MAX_STRIKES {
+            self.quarantine(object);
+        }
         Loaded::No
+    }
+
+    fn quarantine(&self, object: ObjectId) {
+        self.registry().give_up_tables(object);
+        count(&self.counters.quarantined);
+        tracing::debug!(?object, "the worker fails on an object's tables");
     }
 
     /// The worker failed while it used an object's tables: twice, and it does not get them again.
     pub(crate) fn strike(&self, object: ObjectId) -> bool {
         let quarantined = self.registry().strike(object);
         if quarantined {
-            count(&self.counters.quarantined);
-            tracing::debug!(?object, "the worker fails on an object's tables");
+            self.quarantine(object);
         }
         quarantined
     }

@@ -140,15 +140,15 @@ impl Objects {
             if bytes > MAX_BATCH_BYTES || self.suspects().is_left_alone(maps, now) {
                 break;
             }
-            let (place, missing) = places.entry(sample.process).or_insert_with(|| {
+            let (place, candidates) = places.entry(sample.process).or_insert_with(|| {
                 batch.processes.push(Cow::Borrowed(maps));
                 let place = u32::try_from(batch.processes.len() - 1).unwrap_or(u32::MAX);
-                (place, self.missing(client, maps))
+                (place, self.candidates(client, maps))
             });
             let mut wanted = BTreeSet::new();
-            if !missing.is_empty() {
+            if !candidates.is_empty() {
                 needed(maps, &sample.registers, stack, |object| {
-                    if missing.contains(&object) {
+                    if candidates.contains(&object) {
                         wanted.insert(object);
                     }
                 });
@@ -156,11 +156,12 @@ impl Objects {
             let mut is_full = false;
             for object in wanted {
                 match self.load(client, object, Part::Unwind) {
-                    // What cannot be loaded is not tried again for each sample.
-                    Loaded::Yes | Loaded::No => {
-                        missing.remove(&object);
-                    }
+                    Loaded::Yes => {}
                     Loaded::Full => is_full = true,
+                    // What cannot be loaded is not tried again for each sample.
+                    Loaded::No => {
+                        candidates.remove(&object);
+                    }
                 }
             }
             // Those that use what is loaded go first; a sample that alone needs too much goes without.
@@ -177,12 +178,20 @@ impl Objects {
         (!batch.samples.is_empty()).then_some(batch)
     }
 
-    /// The objects of a process whose tables exist, but not in the worker.
-    fn missing(&self, client: &mut Client, maps: &[MapEntry]) -> BTreeSet<ObjectId> {
-        let objects: BTreeSet<ObjectId> = maps.iter().filter_map(|map| map.object).collect();
-        let absent: Vec<ObjectId> = objects.into_iter().filter(|object| !client.holds(*object, Part::Unwind)).collect();
-        let registry = self.registry();
-        absent.into_iter().filter(|object| registry.has(*object, Part::Unwind)).collect()
+    /// The objects of a process whose tables its stacks may need loaded: none where all are, which then stay for the
+    /// request at hand; else all that have tables, loaded or not.
+    fn candidates(&self, client: &mut Client, maps: &[MapEntry]) -> BTreeSet<ObjectId> {
+        let mut objects: BTreeSet<ObjectId> = maps.iter().filter_map(|map| map.object).collect();
+        {
+            let registry = self.registry();
+            objects.retain(|object| registry.has(*object, Part::Unwind));
+        }
+        if objects.iter().all(|object| client.would_hold(*object, Part::Unwind)) {
+            for object in std::mem::take(&mut objects) {
+                client.holds(object, Part::Unwind);
+            }
+        }
+        objects
     }
 
     fn suspects(&self) -> MutexGuard<'_, Suspects> {

@@ -1,1 +1,49 @@
-fn main() {}
+//! The room with a real worker process. This executable is both: with the argument `worker` it is the worker (which
+//! must start with one thread, hence no test harness), otherwise it runs the tests.
+//!
+//! What the tests ask of the system (capabilities, /proc/PID/map_files) needs root.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "all of this is tests, but without a harness clippy does not see that"
+)]
+
+mod fake;
+mod files;
+mod hostile;
+mod sandbox;
+mod support;
+mod tools;
+mod worker;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (Some("worker"), None) => match objects::worker::serve(tools::TestTools::default()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        (Some("fake-worker"), Some(kind)) => {
+            fake::run(&kind);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let tests = [files::tests(), hostile::tests(), sandbox::tests(), worker::tests(), fake::tests()];
+            let trials = tests.into_iter().flatten().map(|(name, test)| {
+                Trial::test(name, move || {
+                    test();
+                    Ok(())
+                })
+            });
+            libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+        }
+    }
+}

@@ -9,6 +9,10 @@
 //! **Limits**: files, tables and their bytes ([`Limits`]): the least recently used go; checks per second
 //! ([`CHECKS_PER_SECOND`]): past it a known file is taken to be unchanged.
 
+mod shelf;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +22,6 @@ use rustc_hash::FxHashMap;
 
 use crate::MappedFile;
 use crate::client::StoredTables;
-use crate::held::Part;
 use crate::open::{Change, OpenError, Wanted, shown_path};
 
 /// Files looked at again in a second, at the most: a look costs microseconds.
@@ -32,8 +35,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// A file whose reading hung is tried again after this.
 const HUNG_RETRY: Duration = Duration::from_secs(60);
-/// When evicted tables whose file could not be opened are tried again.
-const TABLES_RETRY: Duration = Duration::from_secs(10);
 /// A worker that fails on one file so many times is not given it again.
 pub(crate) const MAX_STRIKES: u32 = 2;
 
@@ -292,69 +293,6 @@ impl Registry {
         info
     }
 
-    /// An object's tables; counts as use.
-    pub(crate) fn tables(&mut self, object: ObjectId, now: Now) -> TableState {
-        self.uses += 1;
-        let uses = self.uses;
-        let Some(entry) = self.entries.get_mut(&object) else { return TableState::None };
-        entry.used = uses;
-        match (&entry.tables, entry.change) {
-            (Some(tables), _) => TableState::Held(Arc::clone(tables)),
-            (None, Some(change)) if entry.sizes.is_some() && now.elapsed >= entry.tables_retry => {
-                TableState::Evicted(entry.wanted.clone(), change)
-            }
-            (None, _) => TableState::None,
-        }
-    }
-
-    /// Whether an object has a table of a kind, held or not. Not a use.
-    pub(crate) fn has(&self, object: ObjectId, part: Part) -> bool {
-        self.entries.get(&object).and_then(|entry| entry.sizes).is_some_and(|(unwind, symbols)| match part {
-            Part::Unwind => unwind > 0,
-            Part::Symbols => symbols > 0,
-        })
-    }
-
-    /// An object's evicted tables cannot be extracted again just now.
-    pub(crate) fn postpone_tables(&mut self, object: ObjectId, now: Now) {
-        if let Some(entry) = self.entries.get_mut(&object) {
-            entry.tables_retry = now.elapsed + TABLES_RETRY;
-        }
-    }
-
-    /// An object's evicted tables were extracted again.
-    pub(crate) fn restore(&mut self, object: ObjectId, tables: StoredTables) -> Option<Arc<StoredTables>> {
-        self.store(object, tables);
-        self.entries.get(&object)?.tables.clone()
-    }
-
-    /// An object's tables are gone for good: its file has changed or cannot be opened any more.
-    pub(crate) fn give_up_tables(&mut self, object: ObjectId) {
-        self.drop_tables(object);
-        if let Some(entry) = self.entries.get_mut(&object) {
-            entry.sizes = None;
-        }
-    }
-
-    /// The worker failed while it worked with an object's tables. True when that was once too often: it does not get
-    /// them again.
-    pub(crate) fn strike(&mut self, object: ObjectId) -> bool {
-        let Some(entry) = self.entries.get_mut(&object) else { return false };
-        entry.strikes += 1;
-        let quarantined = entry.strikes >= MAX_STRIKES && entry.sizes.is_some();
-        if quarantined {
-            self.give_up_tables(object);
-        }
-        quarantined
-    }
-
-    /// The worker got along with an object's tables after all.
-    pub(crate) fn forgive(&mut self, object: ObjectId) {
-        if let Some(entry) = self.entries.get_mut(&object) {
-            entry.strikes = 0;
-        }
-    }
-
     fn refill(&mut self, now: Now) {
         if now.elapsed.saturating_sub(self.checks_refilled) >= Duration::from_secs(1) {
             (self.checks_left, self.checks_refilled) = (CHECKS_PER_SECOND, now.elapsed);
@@ -429,47 +367,6 @@ impl Registry {
                     self.by_key.remove(&key);
                 }
             }
-        }
-    }
-
-    /// Keeps an object's tables, and lets go those used least recently where there are too many.
-    fn store(&mut self, object: ObjectId, tables: StoredTables) {
-        self.drop_tables(object);
-        let bytes = tables.bytes;
-        let Some(entry) = self.entries.get_mut(&object) else { return };
-        entry.sizes = Some((tables.unwind_bytes, tables.symbol_bytes));
-        entry.tables = Some(Arc::new(tables));
-        self.tables += 1;
-        self.table_bytes += bytes;
-        if self.tables <= self.limits.tables && self.table_bytes <= self.limits.table_bytes {
-            return;
-        }
-        let mut ages: Vec<(u64, ObjectId)> = self
-            .entries
-            .iter()
-            .filter(|(id, entry)| entry.tables.is_some() && **id != object && !entry.is_own)
-            .map(|(id, entry)| (entry.used, *id))
-            .collect();
-        ages.sort_unstable();
-        // An eighth below the limits, so that this is rare.
-        let (enough, enough_bytes) =
-            (self.limits.tables - self.limits.tables / 8, self.limits.table_bytes - self.limits.table_bytes / 8);
-        for (_, id) in ages {
-            if self.tables <= enough && self.table_bytes <= enough_bytes {
-                return;
-            }
-            self.drop_tables(id);
-        }
-        // Alone it is more than everything may be: without it, then, and it is not tried again.
-        if self.tables > self.limits.tables || self.table_bytes > self.limits.table_bytes {
-            self.give_up_tables(object);
-        }
-    }
-
-    fn drop_tables(&mut self, object: ObjectId) {
-        if let Some(tables) = self.entries.get_mut(&object).and_then(|entry| entry.tables.take()) {
-            self.tables -= 1;
-            self.table_bytes -= tables.bytes;
         }
     }
 }

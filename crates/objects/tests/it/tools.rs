@@ -1,0 +1,153 @@
+//! Tools whose behaviour the test chooses: by a command at the end of the file, or at the start of the snapshot.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use object::ReadRef as _;
+use objects::tools::{FileRef, Tools};
+use profile::{MapEntry, ObjectId, StackEnd, SymbolName, UserFrame, UserRegisters};
+
+/// Bytes at a file's end that hold its command, padded with spaces.
+pub(crate) const COMMAND_BYTES: u64 = 64;
+
+#[derive(Default)]
+pub(crate) struct TestTools {
+    loaded: HashMap<ObjectId, Vec<u8>>,
+}
+
+/// The command at a file's end; files without one have none.
+fn command(file: FileRef<'_>) -> String {
+    let read = || {
+        let bytes = file.len().ok()?;
+        let tail = file.read_bytes_at(bytes.checked_sub(COMMAND_BYTES)?, COMMAND_BYTES).ok()?;
+        let text = std::str::from_utf8(tail).ok()?;
+        text.trim_end().strip_prefix("command:").map(str::to_owned)
+    };
+    read().unwrap_or_default()
+}
+
+fn misbehave(command: &str) {
+    match command {
+        "die" => std::process::abort(),
+        "panic" => panic!("asked to"),
+        "hang" => loop {
+            std::hint::spin_loop();
+        },
+        "sleep" => std::thread::sleep(Duration::from_secs(3600)),
+        "overflow" => {
+            #[expect(unconditional_recursion, reason = "the stack is to overflow")]
+            fn recurse(bytes: [u8; 4096]) -> u64 {
+                u64::from(std::hint::black_box(bytes)[0]) + recurse(std::hint::black_box(bytes)) + 1
+            }
+            std::hint::black_box(recurse([1; 4096]));
+        }
+        "memory" => {
+            let mut all = Vec::new();
+            loop {
+                all.push(vec![1_u8; 64 << 20]);
+            }
+        }
+        _ => {}
+    }
+}
+
+impl Tools for TestTools {
+    fn extract_unwind(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
+        let command = command(file);
+        misbehave(&command);
+        if let Some(bytes) = command.strip_prefix("unwind=") {
+            return Ok(vec![b'u'; bytes.parse().unwrap()]);
+        }
+        match command.as_str() {
+            "bad" => Err("as asked".into()),
+            "die-load" | "refuse-load" | "die-unwind" => Ok(command.into_bytes()),
+            _ => Ok(b"unwind".to_vec()),
+        }
+    }
+
+    fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
+        let command = command(file);
+        if let Some(port) = command.strip_prefix("probe=") {
+            let connected = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).is_ok();
+            let opened = File::open("/etc/passwd").is_ok() || File::open("/proc/self/environ").is_ok();
+            let forked = std::thread::Builder::new().spawn(|| ()).is_ok();
+            let variables = std::env::vars_os().count();
+            let fds = (0..64).filter(|&fd| is_open(fd)).count();
+            return Ok(format!("connect={connected} open={opened} fork={forked} env={variables} fds={fds}").into());
+        }
+        match command.as_str() {
+            "bad" => Err("as asked".into()),
+            "" => Ok(b"plain".to_vec()),
+            _ => Ok(command.into_bytes()),
+        }
+    }
+
+    fn load_unwind(&mut self, object: ObjectId, bytes: Vec<u8>) -> Result<(), String> {
+        match bytes.as_slice() {
+            b"die-load" => std::process::abort(),
+            b"refuse-load" => Err("as asked".into()),
+            _ => {
+                self.loaded.insert(object, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn forget(&mut self, object: ObjectId) {
+        self.loaded.remove(&object);
+    }
+
+    /// One frame for each mapping that a register or a word of the stack points into; root if all of these objects
+    /// are loaded.
+    fn unwind(
+        &mut self,
+        maps: &[MapEntry],
+        registers: &UserRegisters,
+        stack: &[u8],
+        frames: &mut Vec<UserFrame>,
+    ) -> StackEnd {
+        let text = stack.get(..16).unwrap_or_default();
+        misbehave(String::from_utf8_lossy(text).trim_end_matches(['\0', ' ']));
+        let words = stack.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        let mut end = StackEnd::Root;
+        for pc in [registers.pc].into_iter().chain(words) {
+            let Some(map) = maps.iter().find(|map| map.start <= pc && pc < map.end) else { continue };
+            match map.object {
+                Some(object) => {
+                    frames.push(UserFrame::Object { object, address: pc - map.start + map.file_offset });
+                    match self.loaded.get(&object).map(Vec::as_slice) {
+                        None => end = StackEnd::NoTable,
+                        Some(b"die-unwind") => std::process::abort(),
+                        Some(_) => {}
+                    }
+                }
+                None => frames.push(UserFrame::Unmapped { address: pc }),
+            }
+        }
+        end
+    }
+
+    fn name(&self, symbols: &[u8], address: u64) -> Option<SymbolName> {
+        let text = std::str::from_utf8(symbols).unwrap();
+        match text {
+            "" => None,
+            "die-names" => std::process::abort(),
+            "long-names" => {
+                let name = "ä".repeat(10_000);
+                Some(SymbolName { name: name.clone(), system_name: name })
+            }
+            "empty-names" => Some(SymbolName { name: String::new(), system_name: "x".into() }),
+            text => Some(SymbolName { name: format!("{text}@{address:x}"), system_name: text.into() }),
+        }
+    }
+}
+
+/// Whether a descriptor is open.
+fn is_open(fd: u8) -> bool {
+    use std::os::fd::{BorrowedFd, RawFd};
+    // SAFETY: borrowed for one question, which for a closed descriptor only fails.
+    let fd = unsafe { BorrowedFd::borrow_raw(RawFd::from(fd)) };
+    rustix::io::fcntl_getfd(fd).is_ok()
+}
