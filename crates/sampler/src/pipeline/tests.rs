@@ -101,6 +101,7 @@ fn scanned(maps: Vec<MapRecord>) -> ScannedProcess {
     ScannedProcess {
         tgid: 10,
         start_mono_ns: SECOND,
+        latest_start_mono_ns: SECOND,
         comm: Comm::from_bytes(b"app"),
         threads: 1,
         executable: maps.first().map(|m| m.file.clone()),

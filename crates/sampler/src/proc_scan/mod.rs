@@ -22,8 +22,10 @@ use objects::MappedFile;
 pub(crate) struct ScannedProcess {
     /// Thread group id.
     pub(crate) tgid: u32,
-    /// The leader's start, from clock ticks.
+    /// The leader's start, from clock ticks, if all of the machine's sleep lies before it.
     pub(crate) start_mono_ns: u64,
+    /// The same, if all of the machine's sleep lies after it.
+    pub(crate) latest_start_mono_ns: u64,
     /// The leader's name.
     pub(crate) comm: Comm,
     /// How many threads it has.

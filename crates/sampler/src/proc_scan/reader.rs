@@ -96,8 +96,8 @@ impl ProcSource for ProcFs {
             return None;
         }
         let boot_ns = u128::from(stat.starttime) * 1_000_000_000 / u128::from(self.ticks_per_second);
-        let start_mono_ns =
-            u64::try_from(boot_ns).unwrap_or(u64::MAX).saturating_sub(clock::boottime_ahead_of_monotonic_ns());
+        let latest_start_mono_ns = u64::try_from(boot_ns).unwrap_or(u64::MAX);
+        let start_mono_ns = latest_start_mono_ns.saturating_sub(clock::boottime_ahead_of_monotonic_ns());
         let comm = self.read(&self.path(tgid, "comm")).unwrap_or_default();
         let comm = Comm::from_bytes(comm.strip_suffix(b"\n").unwrap_or(&comm));
         let text = self.counted(tgid, self.read(&self.path(tgid, "maps")));
@@ -115,7 +115,7 @@ impl ProcSource for ProcFs {
         });
         let container = self.container(tgid).map_or_else(Container::default, Container::Read);
         let threads = u32::try_from(stat.num_threads).unwrap_or(1);
-        Some(ScannedProcess { tgid, start_mono_ns, comm, threads, maps, executable, container })
+        Some(ScannedProcess { tgid, start_mono_ns, latest_start_mono_ns, comm, threads, maps, executable, container })
     }
 
     fn all(&self) -> Vec<ScannedProcess> {

@@ -13,8 +13,13 @@ pub(crate) enum Start {
     Exact(u64),
     /// By its fork record: not later than `at`, and after `after`, the last sign of the tgid's process before.
     Forked { at: u64, after: u64 },
-    /// By /proc, in clock ticks.
-    Scanned(u64),
+    /// By /proc: in clock ticks and on a clock that counts the machine's sleep too, so between two times.
+    Scanned { from: u64, to: u64 },
+}
+
+/// Whether a time lies between two, but for the coarseness of clock ticks.
+fn about(from: u64, to: u64, time: u64) -> bool {
+    from.saturating_sub(SCAN_SLACK_NS) <= time && time <= to.saturating_add(SCAN_SLACK_NS)
 }
 
 impl Start {
@@ -23,17 +28,19 @@ impl Start {
         match self {
             Self::Exact(known) => known == start,
             Self::Forked { at, after } => after < start && start <= at,
-            Self::Scanned(about) => about.abs_diff(start) <= SCAN_SLACK_NS,
+            Self::Scanned { from, to } => about(from, to, start),
         }
     }
 
-    /// Whether what /proc says (in ticks) can be this process.
-    pub(crate) fn matches_scan(self, about: u64) -> bool {
+    /// Whether what /proc says can be this process.
+    pub(crate) fn matches_scan(self, from: u64, to: u64) -> bool {
         match self {
             Self::Forked { at, after } => {
-                after < about.saturating_add(SCAN_SLACK_NS) && about <= at.saturating_add(SCAN_SLACK_NS)
+                after < to.saturating_add(SCAN_SLACK_NS) && from <= at.saturating_add(SCAN_SLACK_NS)
             }
-            Self::Exact(known) | Self::Scanned(known) => known.abs_diff(about) <= SCAN_SLACK_NS,
+            Self::Exact(known) => about(from, to, known),
+            // The machine may have slept between the two readings: then both ends have moved.
+            Self::Scanned { to: known, .. } => about(to, to, known),
         }
     }
 
@@ -42,8 +49,8 @@ impl Start {
         match self {
             Self::Forked { .. } => false,
             Self::Exact(known) => known <= at && at - known <= FORK_DELAY_NS,
-            Self::Scanned(about) => {
-                about.saturating_sub(SCAN_SLACK_NS) <= at && at <= about.saturating_add(FORK_DELAY_NS)
+            Self::Scanned { from, to } => {
+                from.saturating_sub(SCAN_SLACK_NS) <= at && at <= to.saturating_add(FORK_DELAY_NS)
             }
         }
     }
@@ -51,7 +58,8 @@ impl Start {
     /// The best number for it.
     pub(crate) fn mono_ns(self) -> u64 {
         match self {
-            Self::Exact(known) | Self::Scanned(known) => known,
+            Self::Exact(known) => known,
+            Self::Scanned { from, .. } => from,
             Self::Forked { at, .. } => at,
         }
     }
@@ -71,11 +79,29 @@ mod tests {
 
     #[test]
     fn ticks_of_proc_are_coarse() {
-        assert!(Start::Scanned(1_000_000_000).matches(1_009_999_999));
-        assert!(!Start::Scanned(1_000_000_000).matches(1_500_000_000));
-        assert!(Start::Scanned(1_000_000_000).matches_fork(1_009_000_000));
-        assert!(!Start::Scanned(1_000_000_000).matches_fork(3_000_000_000));
-        assert!(Start::Forked { at: 1_009_000_000, after: 0 }.matches_scan(1_000_000_000));
-        assert!(!Start::Forked { at: 1_009_000_000, after: 0 }.matches_scan(2_000_000_000));
+        let scanned = Start::Scanned { from: 1_000_000_000, to: 1_000_000_000 };
+        assert!(scanned.matches(1_009_999_999));
+        assert!(!scanned.matches(1_500_000_000));
+        assert!(scanned.matches_fork(1_009_000_000));
+        assert!(!scanned.matches_fork(3_000_000_000));
+        assert!(scanned.matches_scan(1_000_000_000, 1_000_000_000));
+        assert!(!scanned.matches_scan(2_000_000_000, 2_000_000_000));
+        let forked = Start::Forked { at: 1_009_000_000, after: 0 };
+        assert!(forked.matches_scan(1_000_000_000, 1_000_000_000));
+        assert!(!forked.matches_scan(2_000_000_000, 2_000_000_000));
+    }
+
+    #[test]
+    fn a_machine_that_slept_leaves_a_range() {
+        // Asleep for 50 s in all, some of it perhaps before the start.
+        let (from, to) = (100_000_000_000, 150_000_000_000);
+        let scanned = Start::Scanned { from, to };
+        assert!(
+            scanned.matches(100_000_000_000) && scanned.matches(130_000_000_000) && scanned.matches(150_000_000_000)
+        );
+        assert!(!scanned.matches(99_000_000_000) && !scanned.matches(151_000_000_000));
+        assert!(Start::Exact(130_000_000_000).matches_scan(from, to));
+        // Asleep for another minute, then read again.
+        assert!(scanned.matches_scan(from - 60_000_000_000, to));
     }
 }

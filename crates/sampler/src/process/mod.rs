@@ -306,7 +306,7 @@ impl ProcessTable {
     fn last_sign(&self, tgid: u32) -> u64 {
         let of = |p: &Process| match p.start {
             // Ticks are coarse: a start some milliseconds later may be another's.
-            Start::Scanned(about) => about.saturating_sub(20_000_000),
+            Start::Scanned { from, .. } => from.saturating_sub(20_000_000),
             Start::Exact(at) | Start::Forked { at, .. } => at,
         };
         self.chains.get(&tgid).and_then(|chain| chain.last()).map_or(0, of)

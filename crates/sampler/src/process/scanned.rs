@@ -20,7 +20,7 @@ impl ProcessTable {
             (Some(known), Some(read)) => !known.same_file(read),
             _ => false,
         };
-        if other_program || !process.start.matches_scan(scanned.start_mono_ns) {
+        if other_program || !process.start.matches_scan(scanned.start_mono_ns, scanned.latest_start_mono_ns) {
             return false;
         }
         let serial = process.maps.serial();
@@ -46,13 +46,14 @@ impl ProcessTable {
     /// Takes what /proc said of a process at a time.
     pub(super) fn scanned(&mut self, time: u64, scanned: &ScannedProcess) {
         let newest = self.chains.get(&scanned.tgid).and_then(|chain| chain.last());
-        let known = newest.is_some_and(|p| p.start.matches_scan(scanned.start_mono_ns));
+        let known = newest.is_some_and(|p| p.start.matches_scan(scanned.start_mono_ns, scanned.latest_start_mono_ns));
         if !known {
-            if newest.is_some_and(|p| p.start.mono_ns() > scanned.start_mono_ns) {
+            if newest.is_some_and(|p| p.start.mono_ns() > scanned.latest_start_mono_ns) {
                 return;
             }
             self.end(scanned.tgid, time);
-            let Some(new) = self.blank(scanned.tgid, Start::Scanned(scanned.start_mono_ns), scanned.comm) else {
+            let start = Start::Scanned { from: scanned.start_mono_ns, to: scanned.latest_start_mono_ns };
+            let Some(new) = self.blank(scanned.tgid, start, scanned.comm) else {
                 return;
             };
             self.push(new);

@@ -41,6 +41,7 @@ fn scan(tgid: u32, start_mono_ns: u64, path: &str) -> ScannedProcess {
     ScannedProcess {
         tgid,
         start_mono_ns,
+        latest_start_mono_ns: start_mono_ns,
         comm: Comm::from_bytes(b"scanned"),
         threads: 1,
         maps: Some(vec![map]),
