@@ -234,8 +234,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             }
         }
         for (waiting, answer) in all.iter().zip(answers) {
-            let is_known = |object| self.resolver.info(object).is_some();
-            let end = build_stack(waiting, answer, is_known, &mut self.frames);
+            let end = build_stack(waiting, answer, |object| self.resolver.info(object), &mut self.frames);
             let time = waiting.sample.head.time_mono_ns;
             self.aggregator.insert(time, &waiting.owner, &self.frames, |object| self.resolver.info(object));
             self.shared.ledger.ended(end, 1);

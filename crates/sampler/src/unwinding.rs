@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use objects::{UnwindRequest, UserSample};
-use profile::{ElfAddress, Frame, ObjectId, Owner, StackEnd, UserAddress, UserFrame, UserRegisters, UserStack};
+use profile::{
+    ElfAddress, FileOffset, Frame, ObjectId, ObjectInfo, Owner, StackEnd, UserAddress, UserFrame, UserRegisters,
+    UserStack,
+};
 use sampler_abi::SampleHead;
 
 use crate::process::MapSet;
@@ -99,12 +102,12 @@ pub(crate) fn unwind(
         .collect()
 }
 
-/// The whole stack of a sample into `frames`, leaf first; never empty. Returns how it ended. `is_known` says whether
-/// an object is one that this room has named to the worker.
-pub(crate) fn build_stack(
+/// The whole stack of a sample into `frames`, leaf first; never empty. Returns how it ended. `info` finds the objects
+/// that this room has named to the worker.
+pub(crate) fn build_stack<'a>(
     waiting: &Waiting,
     answer: Option<UserStack>,
-    is_known: impl Fn(ObjectId) -> bool,
+    info: impl Fn(ObjectId) -> Option<&'a Arc<ObjectInfo>>,
     frames: &mut Vec<Frame>,
 ) -> StackEnd {
     frames.clear();
@@ -119,10 +122,12 @@ pub(crate) fn build_stack(
     let end = match (answer, &waiting.user) {
         (Some(UserStack { frames: user, end }), _) => {
             // A failed worker has no frames at all; where the CPU was is known anyhow.
-            let leaf = (user.is_empty() && !end.is_whole()).then(|| unmapped(waiting.sample.head.user_pc));
-            frames.extend(leaf);
+            if user.is_empty() && !end.is_whole() {
+                let pc = waiting.sample.head.user_pc;
+                frames.push(leaf(&waiting.user, pc, &info).unwrap_or_else(|| unmapped(pc)));
+            }
             frames.extend(user.into_iter().take(MAX_FRAMES).map(|frame| match frame {
-                UserFrame::Object { object, address } if is_known(object) => {
+                UserFrame::Object { object, address } if info(object).is_some() => {
                     Frame::Object { object, address: ElfAddress(address) }
                 }
                 UserFrame::Object { address, .. } | UserFrame::Unmapped { address } => unmapped(address),
@@ -142,6 +147,15 @@ pub(crate) fn build_stack(
     end
 }
 
+/// The frame of an address in a file, without the worker.
+fn leaf<'a>(user: &UserHalf, pc: u64, info: impl Fn(ObjectId) -> Option<&'a Arc<ObjectInfo>>) -> Option<Frame> {
+    let UserHalf::Snapshot(entries) = user else { return None };
+    let entry = entries.iter().find(|e| e.start <= pc && pc < e.end)?;
+    let object = entry.object?;
+    let offset = FileOffset(entry.file_offset.checked_add(pc - entry.start)?);
+    Some(Frame::Object { object, address: info(object)?.elf_address_of(offset)? })
+}
+
 fn registers(head: &SampleHead) -> UserRegisters {
     UserRegisters { pc: head.user_pc, sp: head.user_sp, fp: head.user_fp, lr: head.user_lr }
 }
@@ -149,7 +163,7 @@ fn registers(head: &SampleHead) -> UserRegisters {
 #[cfg(test)]
 mod tests {
     use objects::MappedFile;
-    use profile::MapEntry;
+    use profile::{BuildId, MapEntry, Segment};
 
     use super::*;
     use crate::process::{MapBudget, MapFile, Mapping};
@@ -168,6 +182,30 @@ mod tests {
         Arc::new(vec![MapEntry { start: 0x1000, end: 0x2000, file_offset: 0, object: None }])
     }
 
+    /// Loaded at the ELF address 0x400000.
+    fn object(id: u64) -> Arc<ObjectInfo> {
+        let segment = Segment { elf_address: 0x40_0000, file_offset: 0, file_bytes: 0x5000, executable: true };
+        Arc::new(ObjectInfo {
+            id: ObjectId(id),
+            path: "/x".into(),
+            build_id: BuildId::default(),
+            segments: vec![segment],
+            readable: true,
+        })
+    }
+
+    #[test]
+    fn without_the_worker_the_leaf_still_has_its_place_in_the_file() {
+        let map = MapEntry { start: 0x1000, end: 0x2000, file_offset: 0x3000, object: Some(ObjectId(7)) };
+        let failed = waiting(UserHalf::Snapshot(Arc::new(vec![map])));
+        let answer = UserStack { frames: vec![], end: StackEnd::WorkerFailed };
+        let mut frames = Vec::new();
+        let known = object(7);
+        build_stack(&failed, Some(answer), |id| (id == ObjectId(7)).then_some(&known), &mut frames);
+        let leaf = Frame::Object { object: ObjectId(7), address: ElfAddress(0x40_3234) };
+        assert_eq!(frames[2..], [leaf, Frame::Cut(StackEnd::WorkerFailed)]);
+    }
+
     #[test]
     fn kernel_frames_come_first_and_callers_are_looked_up_at_their_call() {
         let mut all = vec![waiting(UserHalf::Snapshot(entries()))];
@@ -183,7 +221,9 @@ mod tests {
         });
         assert_eq!(all[0].sample.snapshot, b"stack", "the buffer came back");
         let mut frames = Vec::new();
-        let end = build_stack(&all[0], answers.into_iter().next().unwrap(), |id| id == ObjectId(7), &mut frames);
+        let known = object(7);
+        let info = |id| (id == ObjectId(7)).then_some(&known);
+        let end = build_stack(&all[0], answers.into_iter().next().unwrap(), info, &mut frames);
         let unmapped =
             |mapping: &str, address| Frame::Unmapped { mapping: mapping.into(), address: UserAddress(address) };
         assert_eq!(end, StackEnd::BadFrame);
@@ -225,10 +265,10 @@ mod tests {
         for end in StackEnd::ALL {
             let mut bare = waiting(UserHalf::Ended(end));
             bare.sample.kernel.clear();
-            assert_eq!(build_stack(&bare, None, |_| true, &mut frames), end);
+            assert_eq!(build_stack(&bare, None, |_| None, &mut frames), end);
             assert_eq!(frames.last(), Some(&Frame::Cut(end)), "{end:?}");
             let with_kernel = waiting(UserHalf::Ended(end));
-            build_stack(&with_kernel, None, |_| true, &mut frames);
+            build_stack(&with_kernel, None, |_| None, &mut frames);
             assert_eq!(matches!(frames.last(), Some(Frame::Cut(_))), !end.is_whole());
         }
     }
