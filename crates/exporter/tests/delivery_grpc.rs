@@ -129,6 +129,25 @@ async fn an_absent_collector_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_usual_mistakes_are_named() {
+    let plain_grpc = serve(Script::default(), None).await;
+    let plain_http = common::http::serve(common::http::Script::default(), None).await;
+    let authority = Authority::new();
+    for (endpoint, protocol, want) in [
+        (format!("http://{plain_http}"), Protocol::Grpc, "is this a gRPC port?"),
+        (format!("http://{plain_grpc}"), Protocol::HttpProtobuf, "is this an HTTP port?"),
+        (format!("https://{plain_grpc}"), Protocol::Grpc, "does not speak TLS"),
+        (format!("https://{plain_grpc}"), Protocol::HttpProtobuf, "does not speak TLS"),
+    ] {
+        let sender = Sender::new(OtlpSettings { ca: Some(authority.ca()), ..settings(endpoint.clone(), protocol) });
+        sender.push(sample(0));
+        // How a wrong connection breaks differs from try to try.
+        sender.until(|s| s.delivery.stats().last_error.contains(want)).await;
+        assert_eq!((sender.exported(), sender.held()), (0, 100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_too_large_is_not_read() {
     let script = Script::of([Act::Partial(0, "x".repeat(3 << 20))]);
     let sender = Sender::new(grpc(serve(script.clone(), None).await));

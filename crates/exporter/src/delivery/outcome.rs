@@ -50,7 +50,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn retry(code: &str, message: &str) -> Self {
-        Self { code: code.into(), outcome: Outcome::Retry { after: None, message: shown(message) } }
+        let message = match hint(message) {
+            Some(hint) => format!("{} ({hint})", shown(message)),
+            None => shown(message),
+        };
+        Self { code: code.into(), outcome: Outcome::Retry { after: None, message } }
     }
 
     pub(crate) fn refused(code: &str, message: &str) -> Self {
@@ -105,6 +109,19 @@ fn wait(text: &str, now: SystemTime) -> Option<Duration> {
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
     };
     Some(asked.min(MAX_SERVER_WAIT))
+}
+
+/// What the usual mistakes look like from here, and what to look at.
+fn hint(message: &str) -> Option<&'static str> {
+    [
+        ("http2 error", "is this a gRPC port? OTLP over HTTP is usually on 4318"),
+        ("received unexpected message", "is this an HTTP port? gRPC is usually on 4317"),
+        ("invalid HTTP version", "is this an HTTP port? gRPC is usually on 4317"),
+        ("InvalidContentType", "this port does not speak TLS: http instead of https?"),
+        ("UnknownIssuer", "is the authority's certificate given?"),
+    ]
+    .into_iter()
+    .find_map(|(words, hint)| message.contains(words).then_some(hint))
 }
 
 /// A server's or a library's words, fit for a log line.

@@ -53,7 +53,13 @@ impl Script {
                 }
             };
             let head = String::from_utf8_lossy(&bytes[..head_end]).to_lowercase();
-            let length: usize = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
+            let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+            let Some(length): Option<usize> = length else {
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\nwhat?").await.ok()?;
+                // Closed at once, the answer might never be read.
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                return None;
+            };
             while bytes.len() < head_end + length {
                 if stream.read_buf(&mut bytes).await.ok()? == 0 {
                     return None;
