@@ -13,8 +13,9 @@ use profile::Profile;
 use crate::folded;
 use crate::rfc3339::utc_millis;
 
-/// The narrowest frame, in percent of all samples: a tenth of a pixel on a wide screen.
-pub const MIN_WIDTH_PERCENT: f64 = 0.005;
+/// The narrowest frame, in percent of all samples: a pixel on a wide screen. Finer ones make files that browsers
+/// cannot handle.
+pub const MIN_WIDTH_PERCENT: f64 = 0.05;
 
 /// How a flame graph could not be drawn.
 #[derive(Debug, thiserror::Error)]
