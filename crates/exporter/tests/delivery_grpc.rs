@@ -101,7 +101,7 @@ async fn partial_success_is_not_sent_again() {
 async fn a_server_that_hangs_costs_a_timeout() {
     let script = Script::of([Act::Hang]);
     let mut otlp = grpc(serve(script.clone(), None).await);
-    otlp.timeout = Duration::from_millis(300);
+    otlp.timeout = Duration::from_secs(1);
     let sender = Sender::new(otlp);
     sender.push(sample(0));
     sender.settled().await;
@@ -222,8 +222,8 @@ async fn flushing_ends_in_time_and_counts_the_rest() {
         sender.push(sample(n));
     }
     let start = Instant::now();
-    sender.delivery.flush(Duration::from_millis(700)).await;
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    sender.delivery.flush(Duration::from_secs(2)).await;
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!((sender.exported(), sender.dropped(DropReason::Shutdown), sender.held()), (100, 200, 0));
     assert_eq!(sender.delivery.stats().queue_bytes, 0);
 }

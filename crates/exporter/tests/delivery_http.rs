@@ -122,7 +122,7 @@ async fn partial_success_is_not_sent_again() {
 async fn a_server_that_hangs_costs_a_timeout() {
     let script = Script::of([Act::Hang]);
     let mut otlp = http(serve(script.clone(), None).await);
-    otlp.timeout = Duration::from_millis(300);
+    otlp.timeout = Duration::from_secs(1);
     let sender = Sender::new(otlp);
     sender.push(sample(0));
     sender.settled().await;
