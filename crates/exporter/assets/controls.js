@@ -112,7 +112,7 @@ export function show(state) {
   live.setAttribute("aria-pressed", String(!state.from));
   live.querySelector(".word").textContent = state.from ? "Paused" : "Live";
   live.title = state.from ? "Show the newest windows again" : "Keep what is shown now";
-  byId("layout").hidden = byId("color-field").hidden = state.view !== "flame";
+  for (const id of ["layout", "color-field", "group-field"]) byId(id).hidden = state.view !== "flame";
 }
 
 /** Fills the list of processes; the chosen one stays in it, whether it ran or not. */

@@ -40,6 +40,8 @@ export class TopTable {
       own: top.self[i],
       total: top.total[i],
     }));
+    // Bars are drawn against the longest of their column.
+    this.most = { own: Math.max(1, ...top.self), total: Math.max(1, ...top.total) };
     this.draw();
   }
 
@@ -96,7 +98,7 @@ export class TopTable {
   amount(className, samples) {
     const share = this.samples ? samples / this.samples : 0;
     const bar = element("span", { className: "meter" });
-    bar.style.setProperty("--share", `${share * 100}%`);
+    bar.style.setProperty("--share", `${(samples / this.most[className]) * 100}%`);
     const text = element("span", { className: "figure", textContent: percent(share) });
     const cell = element("td", { className, title: `${count(samples)} samples, ${seconds(samples * this.secondsPerSample)} CPU` });
     cell.append(element("div", { className: "amount" }, text, bar));

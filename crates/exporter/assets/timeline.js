@@ -2,7 +2,7 @@
 
 import { clock, count, milliseconds } from "/assets/format.js";
 
-const SPAN_MS = 15 * 60 * 1000;
+const LEAST_SPAN_MS = 3 * 60 * 1000; // The axis grows with what is kept, from this on.
 
 export class Timeline {
   /** `onChoose` hears the first and the last window's number. */
@@ -29,7 +29,7 @@ export class Timeline {
       samples: windows.samples[i],
     }));
     const end = this.windows.at(-1)?.to ?? 0;
-    this.start = Math.min(end - SPAN_MS, this.windows[0]?.from ?? 0);
+    this.start = Math.min(end - LEAST_SPAN_MS, this.windows[0]?.from ?? 0);
     this.end = end;
     const most = Math.max(1, ...windows.samples);
     while (this.element.childElementCount > this.windows.length) this.element.lastElementChild.remove();

@@ -334,3 +334,15 @@ async fn more_waiters_than_allowed_are_refused_and_others_still_answered() {
     server.store.publish(window(now_s(), 1));
     assert_eq!(server.get("/debug/pprof/profile?seconds=1").await.0, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_opens_many_connections_is_cut_off_and_gets_on_when_it_closes_them() {
+    let server = Server::local();
+    let connect = || TcpStream::connect(server.address).unwrap();
+    let idle: Vec<TcpStream> = (0..48).map(|_| connect()).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(reqwest::get(server.url("/healthz")).await.is_err(), "the 49th");
+    drop(idle);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.get("/healthz").await.0, StatusCode::OK);
+}

@@ -1,0 +1,186 @@
+//! Delivery, page, and what the agent costs.
+
+use std::sync::Arc;
+
+use super::{Instrument, Out, Read, label, seconds};
+use crate::metrics::process::CpuTime;
+use crate::metrics::reading::Reading;
+
+pub(super) const INSTRUMENTS: &[Instrument] = &[
+    // Export and page.
+    Instrument {
+        name: "profiler.export.requests",
+        unit: "{request}",
+        help: "Attempts to push profiles to the collector, by result.",
+        read: Read::Count(|r, out| {
+            let (accepted, failed): (Vec<_>, Vec<_>) = r.delivery.requests.iter().partition(|(code, _)| accepts(code));
+            for (result, requests) in [("accepted", accepted), ("failed", failed)] {
+                out(requests.iter().map(|&(_, &n)| n).sum(), &[label("result", result)]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.export.responses",
+        unit: "{response}",
+        help: "Attempts to push profiles to the collector, by gRPC or HTTP code, or by what failed before there was one.",
+        read: Read::Count(|r, out| {
+            for (code, &requests) in &r.delivery.requests {
+                out(requests, &[label("code", Arc::clone(code))]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.export.retries",
+        unit: "{request}",
+        help: "Attempts to push profiles to the collector after the first of a request.",
+        read: Read::Count(|r, out| out(r.delivery.retries, &[])),
+    },
+    Instrument {
+        name: "profiler.export.accepted",
+        unit: "By",
+        help: "Bytes of requests that the collector accepted, before compression.",
+        read: Read::Count(|r, out| out(r.delivery.bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.export.queue",
+        unit: "By",
+        help: "Bytes of profiles that wait for the collector.",
+        read: Read::Gauge(|r, out| out(r.delivery.queue_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.export.queue.capacity",
+        unit: "By",
+        help: "Bytes of profiles that may wait for the collector.",
+        read: Read::Gauge(|r, out| out(r.delivery.queue_capacity_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.export.queue.requests",
+        unit: "{request}",
+        help: "Requests that wait for the collector.",
+        read: Read::Gauge(|r, out| out(r.delivery.queue_requests, &[])),
+    },
+    Instrument {
+        name: "profiler.export.consecutive_failures",
+        unit: "{request}",
+        help: "Attempts to push profiles that failed since the last success.",
+        read: Read::Gauge(|r, out| out(r.delivery.consecutive_failures, &[])),
+    },
+    Instrument {
+        name: "profiler.metrics.pushes",
+        unit: "{push}",
+        help: "Pushes of these metrics over OTLP, by result.",
+        read: Read::Count(|r, out| {
+            out(r.pushes.0, &[label("result", "accepted")]);
+            out(r.pushes.1, &[label("result", "failed")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.store.windows",
+        unit: "{window}",
+        help: "Windows kept for the page and the pprof endpoint.",
+        read: Read::Gauge(|r, out| out(r.store.windows, &[])),
+    },
+    Instrument {
+        name: "profiler.store.size",
+        unit: "By",
+        help: "Bytes of windows kept for the page and the pprof endpoint.",
+        read: Read::Gauge(|r, out| out(r.store.bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.store.published",
+        unit: "{window}",
+        help: "Windows published to the page and the pprof endpoint.",
+        read: Read::Count(|r, out| out(r.store.published, &[])),
+    },
+    // What it costs.
+    Instrument {
+        name: "profiler.cpu",
+        unit: "s",
+        help: "CPU time of the agent by thread name, and of its worker process.",
+        read: Read::CountSeconds(|r, out| {
+            for (name, time) in &r.process.threads {
+                cpu_seconds(r, "agent", name, *time, out);
+            }
+            cpu_seconds(r, "worker", "worker", r.process.worker, out);
+        }),
+    },
+    Instrument {
+        name: "profiler.resident_memory",
+        unit: "By",
+        help: "Resident memory of the agent and of its worker process.",
+        read: Read::Gauge(|r, out| {
+            out(r.process.agent_rss_bytes, &[label("process", "agent")]);
+            out(r.process.worker_rss_bytes, &[label("process", "worker")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.build_info",
+        unit: "",
+        help: "Always 1; the labels say what runs.",
+        read: Read::Gauge(|r, out| {
+            let labels = [
+                label("version", r.build.version.clone()),
+                label("revision", r.build.revision.clone()),
+                label("arch", std::env::consts::ARCH),
+            ];
+            out(1, &labels);
+        }),
+    },
+    // What every Prometheus client tells of its own process, under the usual names.
+    Instrument {
+        name: "process.cpu",
+        unit: "s",
+        help: "User and system CPU time of the agent.",
+        read: Read::CountSeconds(|r, out| {
+            out(seconds(r.process.agent.user.saturating_add(r.process.agent.system), r.clock_hz), &[]);
+        }),
+    },
+    Instrument {
+        name: "process.resident_memory",
+        unit: "By",
+        help: "Resident memory of the agent.",
+        read: Read::Gauge(|r, out| out(r.process.agent_rss_bytes, &[])),
+    },
+    Instrument {
+        name: "process.virtual_memory",
+        unit: "By",
+        help: "Virtual memory of the agent.",
+        read: Read::Gauge(|r, out| out(r.process.virtual_bytes, &[])),
+    },
+    Instrument {
+        name: "process.open_fds",
+        unit: "{descriptor}",
+        help: "Open file descriptors of the agent.",
+        read: Read::Gauge(|r, out| out(r.process.open_fds, &[])),
+    },
+    Instrument {
+        name: "process.max_fds",
+        unit: "{descriptor}",
+        help: "Most file descriptors that the agent may open.",
+        read: Read::Gauge(|r, out| out(r.process.max_fds, &[])),
+    },
+    Instrument {
+        name: "process.threads",
+        unit: "{thread}",
+        help: "Threads of the agent.",
+        read: Read::Gauge(|r, out| out(r.process.thread_count, &[])),
+    },
+    Instrument {
+        name: "process.start_time",
+        unit: "s",
+        help: "When the agent started, in seconds since the Unix epoch.",
+        read: Read::Gauge(|r, out| out(r.start_time_unix_s, &[])),
+    },
+];
+
+fn cpu_seconds(reading: &Reading, process: &'static str, thread: &str, time: CpuTime, out: Out<'_, f64>) {
+    for (mode, ticks) in [("user", time.user), ("system", time.system)] {
+        let labels = [label("process", process), label("thread", thread.to_owned()), label("mode", mode)];
+        out(seconds(ticks, reading.clock_hz), &labels);
+    }
+}
+
+/// Whether a gRPC or HTTP code means that the request was taken.
+fn accepts(code: &str) -> bool {
+    code == "OK" || (code.len() == 3 && code.starts_with('2'))
+}

@@ -1,0 +1,232 @@
+//! The ledger, the sampler, target files and names: what the rooms before the exporter count.
+
+use profile::{DropReason, StackEnd, Stage};
+
+use super::{Instrument, Out, Read, label, seconds};
+use crate::metrics::reading::Reading;
+
+pub(super) const INSTRUMENTS: &[Instrument] = &[
+    // The ledger.
+    Instrument {
+        name: "profiler.ticks",
+        unit: "{tick}",
+        help: "Timer ticks by CPU and by what became of them. Missed: the kernel never delivered them.",
+        read: Read::Count(|r, out| {
+            for (cpu, missed) in r.snapshot.sampler.cpus.iter().zip(&r.missed) {
+                let number = label("cpu", cpu.cpu.to_string());
+                let states = [
+                    ("idle", cpu.kernel.idle),
+                    ("filtered", cpu.kernel.filtered),
+                    ("taken", cpu.kernel.taken),
+                    ("missed", *missed),
+                ];
+                for (state, ticks) in states {
+                    out(ticks, &[label("state", state), number.clone()]);
+                }
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.ticks.expected",
+        unit: "{tick}",
+        help: "Timer ticks that the time since the CPU's event was enabled should have brought: elapsed time times rate.",
+        read: Read::Count(|r, out| {
+            for cpu in &r.snapshot.sampler.cpus {
+                out(cpu.expected, &[label("cpu", cpu.cpu.to_string())]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.samples.taken",
+        unit: "{sample}",
+        help: "Samples taken by the eBPF program: exported, plus held, plus dropped.",
+        read: Read::Count(|r, out| out(r.snapshot.ledger.kernel.taken, &[])),
+    },
+    Instrument {
+        name: "profiler.samples.exported",
+        unit: "{sample}",
+        help: "Samples accepted by the primary sink.",
+        read: Read::Count(|r, out| out(r.snapshot.ledger.exported, &[])),
+    },
+    Instrument {
+        name: "profiler.samples.held",
+        unit: "{sample}",
+        help: "Samples on their way, by the stage that holds them.",
+        read: Read::UpDown(|r, out| {
+            for stage in Stage::ALL {
+                out(r.snapshot.ledger.held(stage), &[label("stage", stage.label())]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.samples.dropped",
+        unit: "{sample}",
+        help: "Samples dropped, by reason.",
+        read: Read::Count(|r, out| {
+            for reason in DropReason::ALL {
+                out(r.snapshot.ledger.dropped(reason), &[label("reason", reason.label())]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.samples.truncated",
+        unit: "{sample}",
+        help: "Samples whose user stack does not reach its root, by what ended it.",
+        read: Read::Count(|r, out| ends(r, false, out)),
+    },
+    Instrument {
+        name: "profiler.samples.whole",
+        unit: "{sample}",
+        help: "Samples whose stack is whole, by how it ended.",
+        read: Read::Count(|r, out| ends(r, true, out)),
+    },
+    // The sampler.
+    Instrument {
+        name: "profiler.cpus",
+        unit: "{cpu}",
+        help: "CPUs by state: online, and attached with a running timer.",
+        read: Read::Gauge(|r, out| {
+            out(r.snapshot.sampler.cpus_online, &[label("state", "online")]);
+            out(r.snapshot.sampler.cpus_attached, &[label("state", "attached")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.bpf.run",
+        unit: "s",
+        help: "Time inside the eBPF program, all CPUs.",
+        read: Read::CountSeconds(|r, out| out(seconds(r.snapshot.sampler.bpf_run_ns, 1_000_000_000), &[])),
+    },
+    Instrument {
+        name: "profiler.ring.written",
+        unit: "By",
+        help: "Bytes that the eBPF program handed over through the ring buffer.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.ring_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.ring.capacity",
+        unit: "By",
+        help: "Size of the ring buffer.",
+        read: Read::Gauge(|r, out| out(r.snapshot.sampler.ring_capacity_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.sideband.records",
+        unit: "{record}",
+        help: "Side-band records (mappings, names, forks, exits of processes) read from the kernel.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.sideband_records, &[])),
+    },
+    Instrument {
+        name: "profiler.sideband.lost",
+        unit: "{record}",
+        help: "Side-band records that the kernel had no room for. Each loss is mended by reading /proc again.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.sideband_lost, &[])),
+    },
+    Instrument {
+        name: "profiler.proc.rereads",
+        unit: "{read}",
+        help: "Times that /proc was read again after a loss or for an unknown address.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.proc_rereads, &[])),
+    },
+    Instrument {
+        name: "profiler.proc.errors",
+        unit: "{error}",
+        help: "Entries of /proc that could not be read or parsed.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.proc_errors, &[])),
+    },
+    Instrument {
+        name: "profiler.processes",
+        unit: "{process}",
+        help: "Processes in the table.",
+        read: Read::Gauge(|r, out| out(r.snapshot.sampler.processes, &[])),
+    },
+    Instrument {
+        name: "profiler.samples.unknown_process",
+        unit: "{sample}",
+        help: "Samples of a process that was not in the table.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.unknown_process_samples, &[])),
+    },
+    Instrument {
+        name: "profiler.window.entries",
+        unit: "{entry}",
+        help: "Distinct stacks in the open window.",
+        read: Read::Gauge(|r, out| out(r.snapshot.sampler.window_entries, &[])),
+    },
+    // Files, worker, names.
+    Instrument {
+        name: "profiler.objects",
+        unit: "{file}",
+        help: "Executable files known now.",
+        read: Read::Gauge(|r, out| out(r.snapshot.objects.objects, &[])),
+    },
+    Instrument {
+        name: "profiler.objects.quarantined",
+        unit: "{file}",
+        help: "Executable files left alone because they killed the worker twice.",
+        read: Read::Gauge(|r, out| out(r.snapshot.objects.quarantined, &[])),
+    },
+    Instrument {
+        name: "profiler.objects.tables",
+        unit: "By",
+        help: "Bytes of unwind and name tables held.",
+        read: Read::Gauge(|r, out| out(r.snapshot.objects.table_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.objects.extracted",
+        unit: "{file}",
+        help: "Executable files read by the worker.",
+        read: Read::Count(|r, out| out(r.snapshot.objects.extracted, &[])),
+    },
+    Instrument {
+        name: "profiler.objects.errors",
+        unit: "{error}",
+        help: "Executable files that could not be used: not opened, not the file that was mapped, not understood.",
+        read: Read::Count(|r, out| {
+            let objects = &r.snapshot.objects;
+            out(objects.open_errors, &[label("reason", "open")]);
+            out(objects.identity_mismatches, &[label("reason", "identity")]);
+            out(objects.parse_errors, &[label("reason", "parse")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.worker.restarts",
+        unit: "{restart}",
+        help: "Times that the worker process was replaced: died, hung, or answered nonsense.",
+        read: Read::Count(|r, out| out(r.snapshot.objects.worker_restarts, &[])),
+    },
+    Instrument {
+        name: "profiler.worker.failed_requests",
+        unit: "{request}",
+        help: "Requests to the worker that failed.",
+        read: Read::Count(|r, out| out(r.snapshot.objects.worker_failed_requests, &[])),
+    },
+    Instrument {
+        name: "profiler.frames.named",
+        unit: "{frame}",
+        help: "Frames, once per distinct frame of a window, with a function's name.",
+        read: Read::Count(|r, out| out(r.snapshot.naming.named_frames, &[])),
+    },
+    Instrument {
+        name: "profiler.frames.unnamed",
+        unit: "{frame}",
+        help: "Frames, once per distinct frame of a window, shown as file and offset for want of a name.",
+        read: Read::Count(|r, out| out(r.snapshot.naming.unnamed_frames, &[])),
+    },
+    Instrument {
+        name: "profiler.names.cached",
+        unit: "{name}",
+        help: "Addresses in the cache of names.",
+        read: Read::Gauge(|r, out| out(r.snapshot.naming.cached_names, &[])),
+    },
+    Instrument {
+        name: "profiler.kernel_symbols",
+        unit: "{symbol}",
+        help: "Kernel symbols known; 0 where the kernel hides them.",
+        read: Read::Gauge(|r, out| out(r.snapshot.naming.kernel_symbols, &[])),
+    },
+];
+
+fn ends(reading: &Reading, whole: bool, out: Out<'_, u64>) {
+    for end in StackEnd::ALL.into_iter().filter(|end| end.is_whole() == whole) {
+        let samples = reading.snapshot.ledger.ends.get(end.index()).copied().unwrap_or(0);
+        out(samples, &[label("reason", end.label())]);
+    }
+}
