@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use profile::DropReason;
-use rustc_hash::FxHashSet;
 
 use crate::clock;
+use crate::family::{Change, Family};
 use crate::inbox::Batch;
 use crate::kernel::{CountersHandle, KernelSide, RawSample, online_cpus};
 use crate::pipeline::Shared;
@@ -42,21 +42,21 @@ pub(crate) struct Drainer {
     epoll: Epoll,
     counters: CountersHandle,
     malformed: u64,
-    /// The listed processes, where user space has to list children by their fork records.
-    follow: Option<FxHashSet<u32>>,
+    /// The listed processes, where user space has to keep the list.
+    family: Option<Family>,
     next_hotplug_mono_ns: u64,
     is_done: bool,
 }
 
 impl Drainer {
-    /// Everything is open and attached; `follow` is set where the kernel side cannot list children. `stop` must outlive
+    /// Everything is open and attached; `family` is given where the kernel side does not keep the list itself. `stop` must outlive
     /// the drainer.
     pub(crate) fn new(
         kernel: KernelSide,
         sideband: SideBand,
         shared: Arc<Shared>,
         stop: &EventFd,
-        follow: Option<FxHashSet<u32>>,
+        family: Option<Family>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
@@ -72,7 +72,7 @@ impl Drainer {
             epoll,
             counters,
             malformed: 0,
-            follow,
+            family,
             next_hotplug_mono_ns: 0,
             is_done: false,
         })
@@ -141,14 +141,17 @@ impl Drainer {
     }
 
     fn records(&mut self, batch: &mut Batch) {
-        let (kernel, follow) = (&mut self.kernel, &mut self.follow);
+        let (kernel, family) = (&mut self.kernel, &mut self.family);
         let drained = self.sideband.drain(|record| {
-            if let (Some(listed), Kind::Fork { tgid, parent_tgid, .. }) = (follow.as_mut(), &record.kind)
-                && tgid != parent_tgid
-                && listed.contains(parent_tgid)
-                && kernel.add_tgid(*tgid).is_ok()
-            {
-                listed.insert(*tgid);
+            if let (Some(family), Kind::Fork { tgid, parent_tgid, .. }) = (family.as_mut(), &record.kind) {
+                let changed = match family.forked(*tgid, *parent_tgid) {
+                    Some(Change::Add(tgid)) => kernel.add_tgid(tgid),
+                    Some(Change::Remove(tgid)) => kernel.remove_tgid(tgid),
+                    None => Ok(()),
+                };
+                if let Err(error) = changed {
+                    tracing::warn!(tgid, error = %error, "the list of sampled processes is not as it should be");
+                }
             }
             batch.record(record);
         });

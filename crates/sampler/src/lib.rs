@@ -19,6 +19,7 @@ mod drain;
 mod error;
 #[cfg(test)]
 mod fakes;
+mod family;
 mod inbox;
 pub mod kernel;
 mod merge;

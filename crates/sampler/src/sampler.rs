@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::{SamplerConfig, Target};
 use crate::drain::Drainer;
 use crate::error::SamplerError;
+use crate::family::Family;
 use crate::inbox::Inbox;
 use crate::kernel::{KernelSide, online_cpus};
 use crate::pipeline::{Pipeline, Shared};
@@ -81,7 +82,7 @@ impl Sampler {
         let scanned = proc.all();
         let began = clock::now();
         kernel.attach()?;
-        let follow = follow_children(&config.target, &mut kernel, &proc)?;
+        let family = family(&config.target, &mut kernel, &proc)?;
         let stats_source = kernel.counters();
 
         let counted = Arc::new(Counted::default());
@@ -94,7 +95,7 @@ impl Sampler {
         let system = |what| move |source| SamplerError::System { what, source };
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(io::Error::from);
         let stop = stop.map_err(system("an eventfd"))?;
-        let drainer = Drainer::new(kernel, sideband, Arc::clone(&shared), &stop, follow);
+        let drainer = Drainer::new(kernel, sideband, Arc::clone(&shared), &stop, family);
         let drainer = drainer.map_err(system("an epoll instance"))?;
         let aggregation = AggregatorConfig {
             length_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
@@ -191,14 +192,13 @@ fn send_last(window: Window, shared: &Shared, windows: &SyncSender<Window>) {
     }
 }
 
-/// Lists the descendants that run already. Returns all that are listed where the kernel side cannot list children.
-fn follow_children(
-    target: &Target,
-    kernel: &mut KernelSide,
-    proc: &ProcFs,
-) -> Result<Option<FxHashSet<u32>>, SamplerError> {
-    let Target::Processes { tgids, children: true } = target else { return Ok(None) };
+/// Lists the descendants that run already. Returns the list where the kernel side does not keep it itself.
+fn family(target: &Target, kernel: &mut KernelSide, proc: &ProcFs) -> Result<Option<Family>, SamplerError> {
+    let Target::Processes { tgids, children } = target else { return Ok(None) };
     let mut listed: FxHashSet<u32> = tgids.iter().copied().collect();
+    if !children {
+        return Ok(Some(Family::new(listed, false)));
+    }
     for _ in 0..CHILD_ROUNDS {
         let new = descendants(&proc.parents(), &listed);
         if new.is_empty() {
@@ -209,11 +209,10 @@ fn follow_children(
             listed.insert(tgid);
         }
     }
-    if let Some(error) = kernel.children_error() {
+    Ok(kernel.children_error().map(|error| {
         tracing::warn!(error = %error, "children are listed up to 200 ms after their fork");
-        return Ok(Some(listed));
-    }
-    Ok(None)
+        Family::new(listed, true)
+    }))
 }
 
 /// The processes whose line of parents leads to a listed one.
