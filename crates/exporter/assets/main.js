@@ -125,8 +125,10 @@ function draw() {
   summary();
   show(state);
   const pid = state.pid;
-  byId("download-pprof").href = api.file("profile.pb.gz", flame, pid);
-  byId("download-folded").href = api.file("profile.folded", flame, pid);
+  for (const [id, name] of [["download-pprof", "profile.pb.gz"], ["download-folded", "profile.folded"]]) {
+    if (flame.windows > 0) byId(id).href = api.file(name, flame, pid);
+    else byId(id).removeAttribute("href");
+  }
   byId("command").textContent = `go tool pprof ${location.origin}/debug/pprof/profile?seconds=30`;
 }
 

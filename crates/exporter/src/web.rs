@@ -90,8 +90,8 @@ struct App {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     health: Arc<dyn Health>,
-    scrapes: Semaphore,
-    builds: Semaphore,
+    scrapes: Arc<Semaphore>,
+    builds: Arc<Semaphore>,
     waiters: Semaphore,
     /// Turns true when the server stops: whoever waits for the future gives up.
     stopping: watch::Receiver<bool>,
@@ -117,8 +117,8 @@ pub async fn serve(
         store,
         metrics,
         health,
-        scrapes: Semaphore::new(SCRAPES),
-        builds: Semaphore::new(BUILDS),
+        scrapes: Arc::new(Semaphore::new(SCRAPES)),
+        builds: Arc::new(Semaphore::new(BUILDS)),
         waiters: Semaphore::new(WAITERS),
         stopping,
     });
@@ -134,6 +134,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/flame", get(api::flame))
         .route("/api/profile.pb.gz", get(api::pprof))
         .route("/api/profile.folded", get(api::folded))
+        .route("/debug/pprof", get(pprof::index))
         .route("/debug/pprof/", get(pprof::index))
         .route("/debug/pprof/profile", get(pprof::profile))
         .route_layer(from_fn_with_state(Arc::clone(&app), access::check));
@@ -152,16 +153,33 @@ fn router(app: Arc<App>) -> Router {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     if !app.settings.metrics {
-        return (StatusCode::NOT_FOUND, "Metrics are not shown here: OTEL_METRICS_EXPORTER does not name prometheus.\n")
+        return (
+            StatusCode::NOT_FOUND,
+            "Metrics are not shown here: OTEL_METRICS_EXPORTER does not name prometheus.\n",
+        )
             .into_response();
     }
-    let Ok(_permit) = app.scrapes.acquire().await else { return stopping() };
     let metrics = Arc::clone(&app.metrics);
-    match tokio::task::spawn_blocking(move || metrics.render()).await {
+    match work(&app.scrapes, move || metrics.render()).await {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be collected\n").into_response(),
+        Err(status) => (status, "the metrics could not be collected\n").into_response(),
     }
+}
+
+/// Does something that takes a while on a thread for that, of which there are few. The place is given back when the job
+/// ends, not when whoever asked for it goes away.
+async fn work<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StatusCode> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let job = move || {
+        let done = job();
+        drop(place);
+        done
+    };
+    tokio::task::spawn_blocking(job).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {

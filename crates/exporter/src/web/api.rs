@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use profile::{Profile, Span};
 use serde::Serialize;
 
-use super::App;
 use super::query::{QueryError, RangeQuery};
 use super::select::select;
 use super::tree::{self, FlameTree, TreeOptions};
+use super::{App, work};
 use crate::{folded, pprof};
 
 /// Every window that is kept, oldest first, as columns. Nanoseconds are texts: JavaScript's numbers end at 2^53.
@@ -53,7 +53,7 @@ pub(super) async fn flame(State(app): State<Arc<App>>, Query(query): Query<Range
     };
     let (span, profiles) = app.store.range(from, to);
     let options = TreeOptions { grouping, tgid, ..TreeOptions::default() };
-    work(&app, move || {
+    work(&app.builds, move || {
         let windows = profiles.len();
         let period_ns = profiles.last().map_or(0, |p| p.period_ns);
         let tree = tree::build(profiles.iter().map(AsRef::as_ref), &options);
@@ -82,7 +82,7 @@ pub(super) async fn folded(State(app): State<Arc<App>>, Query(query): Query<Rang
         Ok(found) => found,
         Err(response) => return *response,
     };
-    let text = work(&app, move || {
+    let text = work(&app.builds, move || {
         let mut text = Vec::new();
         let profile = select(profiles.iter().map(AsRef::as_ref), tgid);
         folded::write(&profile, &mut text).map(|()| text)
@@ -110,17 +110,11 @@ fn range(app: &App, query: &RangeQuery) -> Result<(Vec<Arc<Profile>>, Option<u32
 /// Merges whole windows into one gzipped pprof file.
 pub(super) async fn encode(app: &App, profiles: Vec<Arc<Profile>>, tgid: Option<u32>) -> Result<Vec<u8>, StatusCode> {
     let comment = app.settings.pprof_comment.clone();
-    work(app, move || {
+    work(&app.builds, move || {
         let comments = if comment.is_empty() { Vec::new() } else { vec![comment] };
         pprof::encode(&select(profiles.iter().map(AsRef::as_ref), tgid), &pprof::PprofOptions { comments })
     })
     .await
-}
-
-/// Does something that takes a while on a thread for that, of which there are few.
-async fn work<T: Send + 'static>(app: &App, job: impl FnOnce() -> T + Send + 'static) -> Result<T, StatusCode> {
-    let _permit = app.builds.acquire().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-    tokio::task::spawn_blocking(job).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// A file for the browser to save.
