@@ -150,6 +150,24 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         help: "Distinct stacks in the open window.",
         read: Read::Gauge(|r, out| out(r.snapshot.sampler.window_entries, &[])),
     },
+    Instrument {
+        name: "profiler.samples.late",
+        unit: "{sample}",
+        help: "Samples that came after their window was closed, and were counted in the next.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.late_samples, &[])),
+    },
+    Instrument {
+        name: "profiler.processes.refused",
+        unit: "{entry}",
+        help: "Processes and mappings that found no room in the table.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.table_refusals, &[])),
+    },
+    Instrument {
+        name: "profiler.sideband.early",
+        unit: "{record}",
+        help: "Side-band records applied before their turn, for want of room.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.early_records, &[])),
+    },
     // Files, worker, names.
     Instrument {
         name: "profiler.objects",
