@@ -33,13 +33,13 @@ fn garbage_files_under_garbage_names_are_counted_and_survived() -> Result<()> {
     let mut running: Vec<Running> = Vec::new();
     for (i, file) in files.iter().enumerate() {
         let words =
-            [file.as_os_str().to_owned(), hostile::CODE_OFFSET.to_string().into(), comm.to_owned(), "25".into()];
+            [file.as_os_str().to_owned(), hostile::CODE_OFFSET.to_string().into(), comm.to_owned(), "90".into()];
         running.push(Start::new(&format!("run{i}"), &runner, &folder).args(words).start()?);
     }
     // An executable under such a name, too.
     let odd = folder.join(OsStr::from_bytes(&[b"burn-".as_slice(), hostile::NAME].concat()));
     fs::copy(paths::workload("deep")?, &odd)?;
-    let executable = Start::new("odd", &odd, &folder).args(["25"]).start()?;
+    let executable = Start::new("odd", &odd, &folder).args(["90"]).start()?;
     sleep(Duration::from_secs(1));
     let stacks = agent.pprof(15)?;
     for (file, process) in files.iter().zip(&mut running) {
@@ -74,14 +74,14 @@ fn a_replaced_or_deleted_binary_keeps_its_own_names() -> Result<()> {
     let (deep, names) = (paths::workload("deep")?, paths::workload("names")?);
     let path = folder.join("program");
     fs::copy(&deep, &path)?;
-    let old = Start::new("old", &path, &folder).args(["25"]).start()?;
+    let old = Start::new("old", &path, &folder).args(["60"]).start()?;
     // Replaced by rename before the agent has looked at it: the path now leads to another file.
     fs::copy(&names, folder.join("new"))?;
     fs::rename(folder.join("new"), &path)?;
-    let new = Start::new("new-run", &path, &folder).args(["25"]).start()?;
+    let new = Start::new("new-run", &path, &folder).args(["60"]).start()?;
     let gone = folder.join("gone");
     fs::copy(&deep, &gone)?;
-    let deleted = Start::new("deleted", &gone, &folder).args(["25"]).start()?;
+    let deleted = Start::new("deleted", &gone, &folder).args(["60"]).start()?;
     fs::remove_file(&gone)?;
     sleep(Duration::from_secs(1));
     let stacks = agent.pprof(10)?;
@@ -114,7 +114,7 @@ fn other_namespaces_keep_names_and_host_pids() -> Result<()> {
     let mut agent = Setup::new("agent", &folder)?.start()?;
     // The binary lies where only its own mount namespace sees it, and the process is number 1 of its own pid namespace.
     let script = format!(
-        "mount -t tmpfs none /mnt && cp {} /mnt/hidden && exec /mnt/hidden 30",
+        "mount -t tmpfs none /mnt && cp {} /mnt/hidden && exec /mnt/hidden 60",
         paths::workload("deep")?.display()
     );
     let words = ["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &script];

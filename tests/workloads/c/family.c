@@ -5,8 +5,9 @@
 #include "truth.h"
 static volatile uint64_t sink;
 static uint64_t end_ns;
+// Not the same work: the compiler makes equal functions one.
 __attribute__((noinline)) static void burn_child(void) { uint64_t s = 0; TRUTH_SPIN(500000, s); sink += s; }
-__attribute__((noinline)) static void burn_grandchild(void) { uint64_t s = 0; TRUTH_SPIN(500000, s); sink += s; }
+__attribute__((noinline)) static void burn_grandchild(void) { uint64_t s = 1; TRUTH_SPIN(400000, s); sink += s; }
 int main(int argc, char **argv) {
     const char *seconds = argc > 1 ? argv[1] : "10";
     end_ns = truth_clock(CLOCK_MONOTONIC) + strtoull(seconds, NULL, 10) * 1000000000u;
