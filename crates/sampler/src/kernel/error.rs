@@ -146,9 +146,9 @@ pub(super) fn refusal(what: Refused) -> String {
     }
 }
 
-/// `CapEff` of this process.
+/// `CapEff` of this thread.
 pub(super) fn effective_capabilities() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let status = fs::read_to_string("/proc/thread-self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
@@ -216,4 +216,36 @@ fn chain(error: &dyn Error) -> String {
         next = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_cannot_be_opened() {
+        let of = |code| KernelError::from_event(3, 19, io::Error::from_raw_os_error(code));
+        assert!(matches!(of(libc::EACCES), KernelError::EventDenied { .. }));
+        assert!(matches!(of(libc::EPERM), KernelError::EventDenied { .. }));
+        assert!(matches!(of(libc::ENODEV), KernelError::Event { cpu: 3, .. }));
+        assert!(matches!(of(libc::EINVAL), KernelError::Event { .. }), "19 Hz is below every limit");
+        let refused = KernelError::from_event(0, u32::MAX, io::Error::from_raw_os_error(libc::EINVAL));
+        assert!(matches!(refused, KernelError::RateRefused { rate_hz: u32::MAX, .. }), "{refused}");
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_a_chain() {
+        let error = EbpfError::MapError(MapError::CreateError {
+            name: "RING".to_owned(),
+            io_error: io::Error::from_raw_os_error(libc::EPERM),
+        });
+        assert_eq!(os_error(&error), Some(libc::EPERM));
+        assert!(matches!(KernelError::from_load(error), KernelError::LoadDenied { .. }));
+        let error = EbpfError::MapError(MapError::CreateError {
+            name: "RING".to_owned(),
+            io_error: io::Error::from_raw_os_error(libc::ENOMEM),
+        });
+        let text = KernelError::from_load(error).to_string();
+        assert!(text.contains("RING") && text.contains("memory"), "{text}");
+    }
 }

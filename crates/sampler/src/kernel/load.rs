@@ -17,6 +17,9 @@ use super::{
     sys,
 };
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the eBPF program reads the registers of x86-64 only");
+
 /// `cargo xtask build-bpf` makes it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../sampler-bpf/sampler.bpf.o");
 

@@ -342,6 +342,23 @@ fn it_can_be_attached_again() {
 }
 
 #[test]
+fn a_refusal_names_what_is_missing() {
+    let Some(_turn) = turn() else { return };
+    // Capabilities belong to threads: only this one loses them.
+    let (error, report) = thread::spawn(|| {
+        support::drop_capabilities();
+        (KernelSide::load(&config(19, 0, &[])).unwrap_err(), sampler::kernel::probe())
+    })
+    .join()
+    .unwrap();
+    assert!(matches!(error, KernelError::LoadDenied { .. }), "{error}");
+    assert!(error.to_string().contains("CAP_BPF"), "{error}");
+    assert!(!report.works());
+    let text = report.to_string();
+    assert!(text.contains("CAP_BPF") && text.contains("CAP_PERFMON"), "{text}");
+}
+
+#[test]
 fn the_probe_says_that_it_works() {
     let Some(_turn) = turn() else { return };
     let report = sampler::kernel::probe();
