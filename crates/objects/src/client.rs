@@ -18,7 +18,7 @@ use profile::{MapEntry, ObjectId, SymbolName, UserStack};
 use crate::checks;
 use crate::counters::{Counters, count};
 use crate::held::{Budgets, Held, Part, Room};
-use crate::process::{Nursery, Process, cpu_times};
+use crate::process::{CpuTimes, Nursery, Process, cpu_times};
 use crate::protocol::{Extracted, MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
 use crate::tables::{self, TablesError};
 use crate::wire::{Message, Patience, Until, WireError};
@@ -225,10 +225,11 @@ impl Client {
                 processes: batch.processes.iter().map(|maps| Cow::Borrowed(&**maps)).collect(),
                 samples: batch.samples.clone(),
             };
-            process.channel().send(&request, &batch.stacks, None, &mut patience(process, limit))?;
+            let before = process.cpu_times();
+            process.channel().send(&request, &batch.stacks, None, &mut patience_since(process, before, limit))?;
             let mut rest = batch.samples.as_slice();
             while !rest.is_empty() {
-                let reply = receive(process, MAX_REPLY_BYTES, &mut patience(process, limit))?;
+                let reply = receive(process, MAX_REPLY_BYTES, &mut patience_since(process, before, limit))?;
                 let Reply::Stacks(part) = reply else {
                     return Err(WireError::Malformed("another reply than asked for"));
                 };
@@ -361,7 +362,12 @@ impl Client {
 
 /// Patience with a worker: until `limit`, and longer while it hardly gets a CPU.
 fn patience(process: &Process, limit: Duration) -> impl Patience + use<> {
-    let (pid, before) = (process.pid(), process.cpu_times());
+    patience_since(process, process.cpu_times(), limit)
+}
+
+/// As [`patience`], for the next of several replies; `before` is from the request's start.
+fn patience_since(process: &Process, before: CpuTimes, limit: Duration) -> impl Patience + use<> {
+    let pid = process.pid();
     Until::new(limit, move |waited| {
         let ready = cpu_times(pid).waited.saturating_sub(before.waited);
         waited < limit * STARVED_FACTOR && ready > waited / 2

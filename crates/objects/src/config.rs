@@ -47,7 +47,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             hello: Duration::from_secs(10),
-            extract: Duration::from_secs(20),
+            extract: Duration::from_secs(10),
             load: Duration::from_secs(5),
             unwind: Duration::from_secs(2),
             names: Duration::from_secs(5),

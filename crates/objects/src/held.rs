@@ -3,9 +3,13 @@
 //! **In**: loads and uses. **Out**: what to forget. **Units**: bytes.
 //! **Limits**: a budget for tables for unwinding (the worker's memory) and one for tables for naming (mapped). What
 //! the request at hand uses is not forgotten for more; a single table larger than the budget is taken alone.
+//! [`MAX_HELD`] objects.
 
 use profile::ObjectId;
 use rustc_hash::FxHashMap;
+
+/// Objects that a worker holds at the most, whatever their size.
+const MAX_HELD: usize = 8192;
 
 /// One kind of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +115,14 @@ impl Held {
             Part::Unwind => (self.unwind_bytes, self.budgets.unwind),
             Part::Symbols => (self.symbol_bytes, self.budgets.symbols),
         };
-        if sum == 0 || sum.saturating_add(bytes) <= budget {
+        let is_crowded = self.objects.len() >= MAX_HELD;
+        if !is_crowded && (sum == 0 || sum.saturating_add(bytes) <= budget) {
             return Room::Fits;
         }
         let oldest = self
             .objects
             .iter()
-            .filter(|(_, holding)| holding.used < self.request && holding.has(part))
+            .filter(|(_, holding)| holding.used < self.request && (is_crowded || holding.has(part)))
             .min_by_key(|(object, holding)| (holding.used, **object));
         oldest.map_or(Room::Full, |(object, _)| Room::AfterForgetting(*object))
     }
@@ -161,6 +166,21 @@ mod tests {
         assert_eq!(held.room(Part::Symbols, 1), Room::Full);
         held.begin();
         assert_eq!(held.room(Part::Symbols, 1), Room::AfterForgetting(ObjectId(1)));
+    }
+
+    #[test]
+    fn many_small_tables_are_bounded_too() {
+        let mut held = Held::new(Budgets { unwind: u64::MAX, symbols: u64::MAX });
+        for object in 0..9_000 {
+            held.begin();
+            while let Room::AfterForgetting(old) = held.room(Part::Unwind, 1) {
+                held.forgotten(old);
+            }
+            held.loaded(ObjectId(object), Part::Unwind, 1);
+            assert!(held.objects.len() <= MAX_HELD);
+        }
+        assert!(held.uses(ObjectId(8_999), Part::Unwind));
+        assert!(!held.uses(ObjectId(0), Part::Unwind));
     }
 
     proptest! {

@@ -26,6 +26,7 @@ mod protocol;
 mod reading;
 mod registry;
 mod request;
+mod secret;
 mod tables;
 mod timed;
 mod unwinding;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use profile::{MapEntry, UserRegisters};
-use zeroize::Zeroize;
+
+use crate::secret::wipe;
 
 /// A mapped file, as an MMAP2 record or `/proc/PID/maps` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,7 +43,7 @@ pub struct UserSample {
 
 impl Drop for UserSample {
     fn drop(&mut self) {
-        self.stack.zeroize();
+        wipe(&mut self.stack);
     }
 }
 

@@ -19,7 +19,8 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zeroize::Zeroizing;
+
+use crate::secret::Secret;
 
 /// The largest postcard value of a message.
 pub(crate) const MAX_META_BYTES: usize = 16 << 20;
@@ -111,7 +112,7 @@ pub(crate) struct Message<T> {
     /// The value.
     pub(crate) meta: T,
     /// Raw bytes, wiped when dropped.
-    pub(crate) bulk: Zeroizing<Vec<u8>>,
+    pub(crate) bulk: Secret,
     /// The descriptor that came with it.
     pub(crate) descriptor: Option<OwnedFd>,
 }
@@ -177,8 +178,8 @@ impl Channel {
         }
         let mut meta = vec![0; meta_bytes];
         self.receive_all(&mut meta, patience)?;
-        let mut bulk = Zeroizing::new(vec![0; bulk_bytes]);
-        self.receive_all(&mut bulk, patience)?;
+        let mut bulk = Secret::zeroes(bulk_bytes);
+        self.receive_all(bulk.as_mut_slice(), patience)?;
         let value = match postcard::take_from_bytes(&meta) {
             Ok((value, [])) => value,
             Ok(_) => return Err(WireError::Malformed("bytes behind the value")),

@@ -4,19 +4,23 @@
 
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 
-/// `struct landlock_ruleset_attr` up to the part that the version 4 knows.
+/// `struct landlock_ruleset_attr`, as version 6 knows it; older versions know the beginning.
 #[repr(C)]
 #[derive(Default)]
 struct RulesetAttributes {
     handled_access_fs: u64,
     handled_access_net: u64,
+    scoped: u64,
 }
 
 const CREATE_RULESET_VERSION: u32 = 1;
-/// Bytes of the attributes that version 1 knows.
-const FIRST_ATTRIBUTES_BYTES: usize = 8;
+/// Bind and connect.
+const ALL_TCP: u64 = 0b11;
+/// Abstract sockets of, and signals to, processes outside.
+const ALL_SCOPES: u64 = 0b11;
 
-/// Forbids every kind of access to the file system, and TCP, that this kernel can forbid. No rule allows anything.
+/// Forbids every kind of access to the file system, TCP, and signals to others, as far as this kernel can. No rule
+/// allows anything. Processes outside cannot be traced any more either.
 pub(super) fn forbid_files() -> bool {
     let Some(version) = version() else { return false };
     // Rights by version: 13 first, then refer, truncate, (4: network), ioctl on devices.
@@ -28,9 +32,15 @@ pub(super) fn forbid_files() -> bool {
     };
     let attributes = RulesetAttributes {
         handled_access_fs: (1 << rights) - 1,
-        handled_access_net: if version >= 4 { 3 } else { 0 },
+        handled_access_net: if version >= 4 { ALL_TCP } else { 0 },
+        scoped: if version >= 6 { ALL_SCOPES } else { 0 },
     };
-    let bytes = if version >= 4 { size_of::<RulesetAttributes>() } else { FIRST_ATTRIBUTES_BYTES };
+    let known = match version {
+        1..=3 => 1,
+        4 | 5 => 2,
+        _ => 3,
+    };
+    let bytes = known * size_of::<u64>();
     // SAFETY: the kernel reads `bytes` bytes of a value that lives until the call returns.
     let ruleset = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, bytes, 0_u32) };
     let Some(ruleset) = RawFd::try_from(ruleset).ok().filter(|&fd| fd >= 0) else { return false };

@@ -25,6 +25,7 @@ use rustix::net::sockopt::socket_domain;
 use crate::protocol::{
     MAX_BATCH_BYTES, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, Reply, Request, SampleMeta, VERSION, cut,
 };
+use crate::secret::Secret;
 use crate::tables::{SymbolMap, Tables};
 use crate::tools::Tools;
 use crate::wire::{Channel, Forever, MAX_META_BYTES, WireError};
@@ -97,7 +98,7 @@ impl<T: Tools> Server<T> {
                     Reply::Loaded(Ok(()))
                 }
                 (Request::Unwind { stacks_per_reply, processes, samples }, None) => {
-                    self.unwind(channel, stacks_per_reply, &processes, &samples, &message.bulk)?;
+                    self.unwind(channel, stacks_per_reply, &processes, &samples, message.bulk)?;
                     continue;
                 }
                 (Request::Names { object, addresses }, None) => Reply::Names(self.names(object, &addresses)),
@@ -120,17 +121,19 @@ impl<T: Tools> Server<T> {
     }
 
     /// Unwinds all samples; replies after every few, so that the agent keeps what is done if one of them is deadly.
+    /// When it has the last reply, nothing is left of the snapshots.
     fn unwind(
         &mut self,
         channel: &Channel,
         stacks_per_reply: u32,
         processes: &[Cow<'_, [MapEntry]>],
         samples: &[SampleMeta],
-        snapshots: &[u8],
+        mut snapshots: Secret,
     ) -> Result<(), WireError> {
         let chunk = usize::try_from(stacks_per_reply).unwrap_or(1).max(1);
-        let mut rest = snapshots;
+        let mut rest = &*snapshots;
         let mut stacks = Vec::with_capacity(chunk);
+        let mut left = samples.len();
         for samples in samples.chunks(chunk) {
             for sample in samples {
                 let bytes = usize::try_from(sample.stack_bytes).map_err(|_| WireError::Malformed("snapshot"))?;
@@ -138,6 +141,11 @@ impl<T: Tools> Server<T> {
                 rest = behind;
                 let maps = usize::try_from(sample.process).ok().and_then(|process| processes.get(process));
                 stacks.push(self.unwind_one(maps.map(AsRef::as_ref).unwrap_or_default(), sample, stack));
+            }
+            left -= samples.len();
+            if left == 0 {
+                rest = &[];
+                snapshots.wipe();
             }
             channel.send(&Reply::Stacks(std::mem::take(&mut stacks)), &[], None, &mut Forever)?;
         }

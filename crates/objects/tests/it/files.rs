@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("files::a_renamed_or_linked_file_stays_the_same_object", a_linked_file),
         ("files::in_another_root_links_stay_there", in_another_root),
         ("files::a_dead_process_of_another_mount_namespace", dead_in_another_namespace),
+        ("files::on_an_overlay_the_file_is_found", on_an_overlay),
         ("files::what_was_absent_is_tried_again", absent_is_tried_again),
         ("files::known_does_no_reading", known_does_no_reading),
         ("files::the_vdso_is_an_object", the_vdso),
@@ -229,6 +230,45 @@ fn dead_in_another_namespace() {
     thread::sleep(Duration::from_millis(150)); // until it may be tried again
     let info = room.object(&dead, NOBODY, 0..0);
     assert_eq!(name_of(&room, &info).as_deref(), Some("elsewhere@1"));
+}
+
+fn on_an_overlay() {
+    let folder = Folder::new();
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(folder.path(name)).unwrap();
+    }
+    executable(&folder.path("lower/program"), "in-a-layer");
+    let (merged, lower) = (folder.path("merged"), folder.path("lower"));
+    let script = format!(
+        "mount -t tmpfs none {upper} && mkdir {upper}/u {upper}/w && \
+         mount -t overlay overlay -o lowerdir={lower},upperdir={upper}/u,workdir={upper}/w {merged} && \
+         exec {merged}/program 600",
+        upper = folder.path("upper").display(),
+        lower = lower.display(),
+        merged = merged.display(),
+    );
+    let child = Command::new("unshare").args(["-m", "sh", "-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+    let running = Running(child);
+    let mut file = None;
+    wait_until("it runs", || {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", running.pid())).unwrap_or_default();
+        let line = maps.lines().find(|line| line.contains("merged/program") && maps.contains("libc"));
+        file = line.map(|line| running.mapping(line.split_whitespace().nth(4).unwrap().parse().unwrap()));
+        file.is_some()
+    });
+    let (file, range) = file.unwrap();
+    let by_link = room();
+    let info = by_link.object(&file, running.pid(), range);
+    assert_eq!(name_of(&by_link, &info).as_deref(), Some("in-a-layer@1"));
+    // A kernel that tells the layer's device instead: the process's own path, on an overlay, is believed.
+    let layer = mapped(&lower.join("program"));
+    let other = MappedFile { major: layer.major, minor: layer.minor, ..file.clone() };
+    let by_path = room();
+    let info = by_path.object(&other, running.pid(), 0x1000..0x2000);
+    assert_eq!(name_of(&by_path, &info).as_deref(), Some("in-a-layer@1"));
+    // Not so a path of ours on a plain file system.
+    let elsewhere = MappedFile { major: file.major + 1, path: lower.join("program").to_str().unwrap().into(), ..layer };
+    assert!(!room().object(&elsewhere, NOBODY, 0..0).readable);
 }
 
 fn absent_is_tried_again() {

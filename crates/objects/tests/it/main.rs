@@ -15,6 +15,7 @@
 mod fake;
 mod files;
 mod hostile;
+mod real;
 mod sandbox;
 mod support;
 mod tools;
@@ -31,12 +32,21 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
+        (Some("real-worker"), None) => match objects::worker::serve(real::RealTools::default()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        (Some("agent"), Some(file)) => {
+            sandbox::agent(file.as_ref());
+            ExitCode::SUCCESS
+        }
         (Some("fake-worker"), Some(kind)) => {
             fake::run(&kind);
             ExitCode::SUCCESS
         }
         _ => {
-            let tests = [files::tests(), hostile::tests(), sandbox::tests(), worker::tests(), fake::tests()];
+            let tests =
+                [files::tests(), hostile::tests(), sandbox::tests(), worker::tests(), fake::tests(), real::tests()];
             let trials = tests.into_iter().flatten().map(|(name, test)| {
                 Trial::test(name, move || {
                     test();

@@ -1,21 +1,28 @@
 //! The walls around the worker, as the kernel sees them and as the worker runs into them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use objects::Objects;
-use profile::ElfAddress;
+use objects::{Objects, UnwindRequest, UserSample};
+use profile::{ElfAddress, StackEnd};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::support::{Folder, Test, object, room};
+use crate::support::{Folder, Running, Test, maps, object, room, sample, wait_until};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("sandbox::the_kernel_says_so", the_kernel_says_so),
         ("sandbox::network_files_and_children_are_out_of_reach", out_of_reach),
         ("sandbox::a_terminals_signals_are_ignored", signals_are_ignored),
+        ("sandbox::without_privileges_the_rest_stands", without_privileges),
+        ("sandbox::it_ends_with_a_killed_agent_even_while_it_hangs", ends_with_a_killed_agent),
+        ("sandbox::snapshots_are_wiped_from_its_memory", snapshots_are_wiped),
         ("sandbox::it_has_no_inherited_descriptors", no_inherited_descriptors),
     ]
 }
@@ -67,7 +74,7 @@ fn out_of_reach() {
     let name = room.names(info.id, &[ElfAddress(0)]).remove(0).unwrap().name;
     let opened = room.sandbox().missing().contains(&"no_files");
     // Standard input is the socket; standard output and error, the file.
-    let expected = format!("connect=false open={opened} fork=false env=0 fds=4@0");
+    let expected = format!("connect=false open={opened} fork=false kill=false env=0 fds=4@0");
     assert_eq!(name, expected);
 }
 
@@ -85,7 +92,7 @@ fn signals_are_ignored() {
 
 fn no_inherited_descriptors() {
     // A library that forgets O_CLOEXEC.
-    let leak = fs::File::open("/etc/passwd").unwrap();
+    let leak = File::open("/etc/passwd").unwrap();
     rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
     let room = room();
     let fds = fs::read_dir(format!("/proc/{}/fd", room.stats().worker_pid)).unwrap();
@@ -93,4 +100,89 @@ fn no_inherited_descriptors() {
     assert_eq!(links.len(), 3, "{links:?}");
     assert_eq!(links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count(), 1, "{links:?}");
     assert_eq!(links.iter().filter(|link| link.as_os_str() == "/dev/null").count(), 2, "{links:?}");
+}
+
+fn without_privileges() {
+    // As nobody, from a place that nobody can reach.
+    let folder = Folder::new();
+    let program = folder.path("it");
+    fs::copy("/proc/self/exe", &program).unwrap();
+    for path in [&program, program.parent().unwrap()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--no-new-privs"])
+        .arg(&program)
+        .args(["--exact", "worker::extracts_loads_unwinds_and_names"])
+        .env("TMPDIR", "/tmp")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// An agent of its own, whose worker hangs in a file.
+pub(crate) fn agent(file: &Path) {
+    let room = room();
+    thread::scope(|scope| {
+        scope.spawn(|| object(&room, file));
+        thread::sleep(Duration::from_millis(300));
+        println!("{}", room.stats().worker_pid);
+        thread::sleep(Duration::from_secs(600));
+    });
+}
+
+fn ends_with_a_killed_agent() {
+    let folder = Folder::new();
+    let file = folder.executable("a", "hang");
+    let child = Command::new("/proc/self/exe").arg("agent").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+    let mut agent = Running(child);
+    let mut line = String::new();
+    BufReader::new(agent.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let worker = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
+    assert!(test_kill_process(worker).is_ok());
+    drop(agent);
+    wait_until("the worker ends", || has_ended(worker));
+}
+
+/// Gone, or a zombie that whoever adopted it has not fetched.
+fn has_ended(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.map_or(true, |stat| stat.contains(") Z"))
+}
+
+fn snapshots_are_wiped() {
+    let (room, folder) = (room(), Folder::new());
+    let info = object(&room, &folder.executable("a", ""));
+    // Made at run time, so that it is nowhere else.
+    let secret: Vec<u8> = (0..64_u8).map(|at| at.wrapping_mul(37) ^ 0xa5).collect();
+    let with_secret = |command: &str| {
+        let mut sample = sample(1, command);
+        sample.stack.resize(16 << 10, 0);
+        let at = sample.stack.len() - secret.len();
+        sample.stack[at..].copy_from_slice(&secret);
+        sample
+    };
+    let samples: Vec<UserSample> = (0..100).map(|_| with_secret("")).collect();
+    assert!(find_in_memory(std::process::id(), &secret) > 0, "the search finds what there is");
+    let request = UnwindRequest { processes: vec![maps(&[&info])], samples };
+    assert!(room.unwind(&request).iter().all(|stack| stack.end == StackEnd::Root));
+    assert_eq!(find_in_memory(room.stats().worker_pid, &secret), 0);
+    assert_eq!(room.stats().worker_restarts, 0);
+}
+
+/// How often some bytes are in a process's writable memory.
+fn find_in_memory(pid: u32, wanted: &[u8]) -> usize {
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            found += bytes.windows(wanted.len()).filter(|window| *window == wanted).count();
+        }
+    }
+    found
 }
