@@ -101,6 +101,7 @@ pub(super) fn start(reader: Arc<Reader>, settings: PushSettings, runtime: &Handl
         slot,
         manual,
         exporter,
+        endpoint: without_credentials(settings.otlp.endpoint.text()),
         timeout: settings.otlp.timeout,
         metrics: ResourceMetrics::default(),
         failures: 0,
@@ -132,6 +133,8 @@ struct Pusher {
     slot: Slot,
     manual: Shared,
     exporter: MetricExporter,
+    /// As log lines may show it.
+    endpoint: String,
     timeout: Duration,
     /// Kept to spare allocations: the SDK fills it anew.
     metrics: ResourceMetrics,
@@ -158,7 +161,7 @@ impl Pusher {
         match result {
             Ok(()) => {
                 if self.failures > 0 {
-                    tracing::info!(failures = self.failures, "metrics are pushed again");
+                    tracing::info!(endpoint = self.endpoint, failures = self.failures, "metrics are pushed again");
                 }
                 self.failures = 0;
                 counts.accepted.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +170,12 @@ impl Pusher {
                 self.failures += 1;
                 counts.failed.fetch_add(1, Ordering::Relaxed);
                 if self.failures.is_power_of_two() {
-                    tracing::warn!(error, failures = self.failures, "metrics could not be pushed");
+                    tracing::warn!(
+                        endpoint = self.endpoint,
+                        error,
+                        failures = self.failures,
+                        "metrics could not be pushed"
+                    );
                 }
             }
         }
