@@ -58,6 +58,8 @@ pub struct SamplerStats {
     pub table_refusals: u64,
     /// Side-band records applied before their turn, for want of room.
     pub early_records: u64,
+    /// Files that samples wanted, left unopened since their process had used up its time for opening.
+    pub deferred_files: u64,
 }
 
 /// Of target files and the worker process.

@@ -310,6 +310,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         counted.table_refusals.store(table.refused_processes + table.refused_mappings, Ordering::Relaxed);
         counted.early_records.store(self.merge.early(), Ordering::Relaxed);
         counted.window_entries.store(self.aggregator.entries(), Ordering::Relaxed);
+        counted.deferred_files.store(self.resolver.deferred(), Ordering::Relaxed);
         counted.late_samples.store(self.aggregator.late(), Ordering::Relaxed);
         counted.proc_errors.store(self.proc.errors(), Ordering::Relaxed);
     }

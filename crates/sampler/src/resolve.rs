@@ -6,9 +6,11 @@
 //!
 //! **In**: [`Process`]es, sample heads, snapshots (hostile: an address in it may at most cause a file to be opened that
 //! the process maps). **Out**: [`Owner`]s, sorted [`MapEntry`]s. **Units**: addresses of the process. **Limits**: what
-//! was not used for two windows is forgotten; within them there are at most as many as samples.
+//! was not used for two windows is forgotten; within them there are at most as many as samples. [`OPEN_BUDGET`] for each
+//! process and window: past it files stay unopened until the next, and stacks end at them.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use profile::{MapEntry, ObjectId, ObjectInfo, Owner, ProcessKey};
 use rustc_hash::FxHashMap;
@@ -18,6 +20,9 @@ use crate::comm::Comm;
 use crate::process::{FileKind, MapFile, Process};
 use crate::source::ObjectSource;
 
+/// Time for opening one process's files in one window. A process may map thousands and put an address of each on its
+/// stack; the others' samples must not wait for that.
+const OPEN_BUDGET: Duration = Duration::from_secs(2);
 /// A name for what has none.
 const UNKNOWN: &str = "[unknown]";
 
@@ -52,6 +57,10 @@ pub(crate) struct Resolver<O> {
     maps: FxHashMap<u64, Resolved>,
     owners: FxHashMap<OwnerKey, (Arc<Owner>, u64)>,
     infos: FxHashMap<ObjectId, (Arc<ObjectInfo>, u64)>,
+    /// What opening took in this window, by process.
+    spent: FxHashMap<u32, Duration>,
+    budget: Duration,
+    deferred: u64,
     epoch: u64,
 }
 
@@ -64,6 +73,9 @@ impl<O: ObjectSource> Resolver<O> {
             maps: FxHashMap::default(),
             owners: FxHashMap::default(),
             infos: FxHashMap::default(),
+            spent: FxHashMap::default(),
+            budget: OPEN_BUDGET,
+            deferred: 0,
             epoch: 0,
         }
     }
@@ -132,7 +144,14 @@ impl<O: ObjectSource> Resolver<O> {
         }
         for index in wanted {
             let Some(mapping) = process.maps.list().get(index) else { continue };
+            let spent = self.spent.entry(process.tgid).or_default();
+            if *spent > self.budget {
+                self.deferred += 1;
+                continue;
+            }
+            let began = Instant::now();
             let info = self.objects.object(&mapping.file.mapped, process.tgid, mapping.start..mapping.end);
+            *spent += began.elapsed();
             let entries = Arc::make_mut(&mut resolved.entries);
             // One file may have several executable mappings.
             resolved.unopened.retain(|&i| {
@@ -152,9 +171,15 @@ impl<O: ObjectSource> Resolver<O> {
         self.infos.get(&object).map(|(info, _)| info)
     }
 
+    /// Files left unopened for now, counted once for each sample that wanted one.
+    pub(crate) fn deferred(&self) -> u64 {
+        self.deferred
+    }
+
     /// A window was closed: forgets what was not used for two.
     pub(crate) fn turn(&mut self) {
         self.epoch += 1;
+        self.spent.clear();
         let recent = self.epoch.saturating_sub(2);
         self.maps.retain(|_, resolved| resolved.used_at >= recent);
         self.owners.retain(|_, (_, used_at)| *used_at >= recent);

@@ -21,6 +21,7 @@ pub(crate) struct Counted {
     pub(crate) late_samples: AtomicU64,
     pub(crate) table_refusals: AtomicU64,
     pub(crate) early_records: AtomicU64,
+    pub(crate) deferred_files: AtomicU64,
 }
 
 /// Reads the sampler's numbers. It stays valid, and keeps its last values, after the sampler has stopped.
@@ -84,6 +85,7 @@ impl StatsHandle {
             late_samples: load(&counted.late_samples),
             table_refusals: load(&counted.table_refusals),
             early_records: load(&counted.early_records),
+            deferred_files: load(&counted.deferred_files),
         }
     }
 

@@ -115,3 +115,20 @@ fn what_is_not_used_is_forgotten_but_not_what_owners_need() {
     (0..5).for_each(|_| resolver.turn());
     assert!(resolver.owners.is_empty() && resolver.infos.is_empty());
 }
+
+#[test]
+fn opening_has_a_budget_for_each_process_and_window() {
+    let mut table = table();
+    let process = process(&mut table);
+    let objects = FakeObjects::default();
+    let mut resolver = Resolver::new(objects.clone(), false);
+    resolver.budget = Duration::ZERO;
+    let mut snapshot = [0u8; 8];
+    snapshot.copy_from_slice(&0x3010u64.to_ne_bytes());
+    let entries = resolver.mappings(process, &head(0x1010), &snapshot);
+    assert_eq!(objects.paths(), ["[vdso]", "/app (deleted)"]);
+    assert!(entries[1].object.is_none());
+    assert_eq!(resolver.deferred(), 1);
+    resolver.turn();
+    assert!(resolver.mappings(process, &head(0x1010), &snapshot)[1].object.is_some());
+}

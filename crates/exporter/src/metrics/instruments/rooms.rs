@@ -163,6 +163,12 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         read: Read::Count(|r, out| out(r.snapshot.sampler.table_refusals, &[])),
     },
     Instrument {
+        name: "profiler.objects.deferred",
+        unit: "{file}",
+        help: "Files that samples wanted, left unopened since their process had used up its time for opening.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.deferred_files, &[])),
+    },
+    Instrument {
         name: "profiler.sideband.early",
         unit: "{record}",
         help: "Side-band records applied before their turn, for want of room.",
