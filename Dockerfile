@@ -8,6 +8,7 @@
 
 FROM rust:1.95-bookworm AS build
 ARG REVISION=""
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /src
 COPY . .
 # glibc linked in: names are resolved by its built-in `files` and `dns`, which need no shared library since 2.34.
@@ -30,7 +31,6 @@ LABEL org.opencontainers.image.title="profiler" \
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /profiler /profiler
 COPY config/otel.yaml /etc/profiler/otel.yaml
-# Root inside: capabilities are given to it one by one (docs/privileges.md).
-USER 0:0
+# The user stays root, with as many capabilities as the runtime gives it (docs/privileges.md).
 EXPOSE 2112
 ENTRYPOINT ["/profiler"]
