@@ -38,9 +38,13 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let (notify, signals) = channel();
     // First of all: every thread that is started later inherits the blocked signals.
     signals::watch(notify).context("cannot watch signals")?;
-    let loaded = config::load(args.common.config.as_deref(), &Environment::of_this_process(), &args.overrides())?;
+    let environment = Environment::of_this_process();
+    let loaded = config::load(args.common.config.as_deref(), &environment, &args.overrides())?;
     let settings = loaded.settings;
     logging::start(&settings.log);
+    for (variable, meant) in environment.slips() {
+        tracing::warn!(variable, meant, "this variable means nothing here");
+    }
     if !loaded.ignored.is_empty() {
         let variables = loaded.ignored.join(" ");
         tracing::info!(variables, "a configuration file is used: these variables count only where it refers to them");

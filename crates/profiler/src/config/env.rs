@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, nearest};
 use super::headers;
 use super::keys::{self, KEYS};
 use super::otlp::{RawOtlp, Signal, Sourced, resolve};
@@ -56,6 +56,20 @@ impl Environment {
             .filter(|(k, v)| (k.starts_with("OTEL_") || k.starts_with("PROFILER_")) && !v.is_empty())
             .map(|(k, _)| k.as_str())
             .filter(|k| *k != "OTEL_CONFIG_FILE")
+            .collect()
+    }
+
+    /// Variables that are most likely slips, with what was most likely meant.
+    ///
+    /// Kubernetes sets `PROFILER_PORT` and the like where a service has our name: those are nobody's slip.
+    pub(crate) fn slips(&self) -> Vec<(&str, String)> {
+        const PREFIX: &str = "PROFILER_";
+        let known = || KEYS.iter().filter_map(|k| k.variable.strip_prefix(PREFIX));
+        self.0
+            .keys()
+            .filter_map(|name| Some((name.as_str(), name.strip_prefix(PREFIX)?)))
+            .filter(|(_, rest)| !rest.starts_with("PORT") && !rest.contains("SERVICE") && known().all(|k| k != *rest))
+            .filter_map(|(name, rest)| Some((name, format!("{PREFIX}{}", nearest(rest, known())?))))
             .collect()
     }
 }
@@ -189,6 +203,18 @@ mod tests {
     fn nothing_set_changes_nothing_and_empty_is_not_set() {
         assert_eq!(read(&[]), Ok(Settings::default()));
         assert_eq!(read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", ""), ("PROFILER_FREQUENCY", "")]), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn slips_are_noticed_and_other_peoples_variables_are_not() {
+        let env = Environment::of(&[
+            ("PROFILER_FREQENCY", "9"),
+            ("PROFILER_FREQUENCY", "9"),
+            ("PROFILER_PORT", "tcp://10.0.0.1:2112"),
+            ("PROFILER_SERVICE_HOST", "10.0.0.1"),
+            ("PROFILER_QQQ", "1"),
+        ]);
+        assert_eq!(env.slips(), [("PROFILER_FREQENCY", "PROFILER_FREQUENCY".to_owned())]);
     }
 
     #[test]
