@@ -7,6 +7,7 @@ use object::elf::{self, FileHeader64, SectionHeader64, Sym64};
 use object::read::elf::{FileHeader, SectionHeader, Sym};
 use object::read::{ReadRef, StringTable};
 
+use crate::gopclntab;
 use crate::pick::Preference;
 use crate::plt;
 use crate::ranges::{Candidate, Settled, settle};
@@ -15,7 +16,7 @@ use crate::table::{Limits, TableError};
 pub(crate) type Endian = object::LittleEndian;
 
 /// Bytes of a name; longer ones are cut, and so not demangled.
-const MAX_RAW_NAME_BYTES: usize = 16 << 10;
+pub(crate) const MAX_RAW_NAME_BYTES: usize = 16 << 10;
 /// Section headers looked at.
 const MAX_SECTIONS: usize = 65_536;
 
@@ -37,10 +38,9 @@ pub(crate) fn symbols<'data, R: ReadRef<'data>>(file: R, limits: &Limits) -> Res
         Some(table) => elf.functions(&table),
         None => Vec::new(),
     };
-    if candidates.is_empty()
-        && let Some(table) = &dynamic
-    {
-        candidates = elf.functions(table);
+    if candidates.is_empty() {
+        candidates = gopclntab::functions(&elf, limits.symbols);
+        candidates.extend(dynamic.iter().flat_map(|table| elf.functions(table)));
     }
     if let Some(table) = &dynamic {
         candidates.extend(plt::entries(&elf, table, limits.symbols));
@@ -76,6 +76,16 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
 
     pub(crate) fn section(&self, name: &[u8]) -> Option<&'data SectionHeader64<Endian>> {
         self.sections.iter().find(|s| s.name(self.endian, self.names).is_ok_and(|n| n == name))
+    }
+
+    /// The executable section that an address lies in, from its start to its end.
+    pub(crate) fn code_around(&self, address: u64) -> Option<(u64, u64)> {
+        let executable = |s: &&SectionHeader64<Endian>| s.sh_flags(self.endian).0 & elf::SHF_EXECINSTR.0 != 0;
+        let range = |s: &SectionHeader64<Endian>| {
+            let start = s.sh_addr(self.endian);
+            (start, start.saturating_add(s.sh_size(self.endian)))
+        };
+        self.sections.iter().filter(executable).map(range).find(|r| r.0 <= address && address < r.1)
     }
 
     fn symbol_table(&self, kind: elf::SectionType, limits: &Limits) -> Result<Option<SymbolTable<'data>>, TableError> {

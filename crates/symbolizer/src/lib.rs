@@ -14,6 +14,7 @@
 mod build;
 mod cache;
 mod demangle;
+mod gopclntab;
 mod kernel;
 mod namer;
 mod pick;

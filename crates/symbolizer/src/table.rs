@@ -66,8 +66,8 @@ pub struct RawSymbol<'a> {
     pub address: u64,
 }
 
-/// Makes the table of a file's function symbols: of `.symtab`, or of `.dynsym` where that is stripped, and of the
-/// entries of its procedure linkage table. Empty where there are none.
+/// Makes the table of a file's function symbols: of `.symtab`, or where that is stripped of `.dynsym` and of what a Go
+/// program tells its own runtime; and of the entries of its procedure linkage table. Empty where there are none.
 ///
 /// # Errors
 /// No ELF file of 64 bits and little-endian, or a string table above the limit.

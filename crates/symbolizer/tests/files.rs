@@ -1,4 +1,11 @@
 //! Tables of real files, against other people's readers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,6 +101,47 @@ fn a_stripped_file_keeps_what_it_exports() {
     let main = exported.iter().find(|s| s.3 == "main").unwrap();
     assert_eq!(name(&table, main.0).as_deref(), Some("main"));
     assert!(!name_set(&table).contains("hidden"));
+}
+
+/// A stripped Go program names its functions as the same program does that was not stripped.
+#[test]
+fn a_stripped_go_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n)\n\n//go:noinline\nfunc work(n int) int { return n * len(os.Args) }\n\n\
+                  func main() { fmt.Println(work(3)) }\n";
+    fs::write(dir.path().join("main.go"), source).unwrap();
+    for more in [vec![], vec!["-buildmode=pie"]] {
+        let build = |out: &str, flags: &str| {
+            let mut command = Command::new("go");
+            command.args(["build", "-ldflags", flags]).args(&more).args(["-o", out, "main.go"]);
+            command.current_dir(dir.path()).env("CGO_ENABLED", "0").env("GO111MODULE", "off");
+            command.status().is_ok_and(|s| s.success())
+        };
+        if !build("whole", "") || !build("stripped", "-s -w") {
+            return;
+        }
+        let (whole, stripped) = (table(&dir.path().join("whole")), table(&dir.path().join("stripped")));
+        // The two have the same code at the same addresses.
+        let (mut same, mut different) = (0, Vec::new());
+        for symbol in nm(&dir.path().join("whole"), &[]).iter().filter(|s| matches!(s.2, 'T' | 't')) {
+            let (a, b) = (name(&whole, symbol.0), name(&stripped, symbol.0));
+            // Functions of the assembler have their calling convention behind their name.
+            if a.as_deref().map(|a| a.trim_end_matches(".abi0")) == b.as_deref().map(|b| b.trim_end_matches(".abi0")) {
+                same += 1;
+            } else {
+                different.push((a, b));
+            }
+        }
+        println!("{more:?}: {same} same, {} different", different.len());
+        assert!(same > 1000, "{more:?}: {same}, {:?}", &different[..different.len().min(8)]);
+        assert!(
+            different.len() * 50 < same,
+            "{more:?}: {same} of {}: {:?}",
+            different.len(),
+            &different[..different.len().min(8)]
+        );
+        assert!(rows(&stripped) > 1000);
+    }
 }
 
 /// Files that most machines have, and this very test.

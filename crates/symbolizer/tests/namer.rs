@@ -1,4 +1,11 @@
 //! Windows to profiles.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,7 +33,7 @@ impl NameSource for Source {
         self.asked.borrow_mut().push((object, addresses.iter().map(|a| a.0).collect()));
         let name = |a: &ElfAddress| {
             let name = |name: String| SymbolName { system_name: format!("_Z{name}"), name };
-            (a.0 % 7 != 0).then(|| name(format!("f{}_{}", object.0, a.0 / 16)))
+            (!a.0.is_multiple_of(7)).then(|| name(format!("f{}_{}", object.0, a.0 / 16)))
         };
         let n = if self.short { addresses.len() / 2 } else { addresses.len() };
         addresses.iter().take(n).map(name).collect()
@@ -168,7 +175,7 @@ fn a_source_that_answers_too_little_or_nonsense() {
     impl NameSource for Nonsense {
         fn names(&self, _: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
             let name = |a: &ElfAddress| {
-                let name = if a.0 % 2 == 0 { String::new() } else { "a\nb".repeat(4000) };
+                let name = if a.0.is_multiple_of(2) { String::new() } else { "a\nb".repeat(4000) };
                 Some(SymbolName { name, system_name: String::new() })
             };
             addresses.iter().chain(addresses).map(name).collect()

@@ -1,4 +1,11 @@
 //! What extracting and unwinding cost; run by hand: `cargo test --release -p unwind --test cost -- --ignored --nocapture`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of test functions"
+)]
 #![cfg(target_arch = "x86_64")]
 
 mod common;
@@ -42,4 +49,44 @@ fn of_a_stack() {
         process.unwinder.unwind(&process.maps, &registers, &stack, &mut frames);
     }
     println!("{} frames in {:?}", frames.len(), start.elapsed() / ROUNDS);
+}
+
+/// How the stacks of all threads of a running process end: `PROGRAM='/path args' cargo test ... of_a_process`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn of_a_process() {
+    use nix::sys::ptrace;
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    use nix::unistd::Pid;
+    let Ok(line) = std::env::var("PROGRAM") else { return };
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut child = std::process::Command::new(words[0]).args(&words[1..]).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..40 {
+        std::thread::sleep(std::time::Duration::from_millis(13));
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+            let tid = Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap());
+            if ptrace::seize(tid, ptrace::Options::empty()).is_err() || ptrace::interrupt(tid).is_err() {
+                continue;
+            }
+            waitpid(tid, Some(WaitPidFlag::__WALL)).unwrap();
+            let traced = std::mem::ManuallyDrop::new(Traced { pid, tid });
+            let mut process = Process::of(&traced);
+            let (frames, end) = process.unwind(&traced, 64 << 10);
+            let names = process.names(&frames);
+            ptrace::detach(tid, None).unwrap();
+            let (inner, outer) = (names.first().cloned(), names.iter().rev().take(3).cloned().collect::<Vec<_>>());
+            let entry = seen.entry((end, outer)).or_insert((0u32, 0, inner));
+            *entry = (entry.0 + 1, entry.1.max(frames.len()), entry.2.take());
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut rows: Vec<_> = seen.into_iter().collect();
+    rows.sort_by_key(|r| std::cmp::Reverse(r.1.0));
+    for ((end, outer), (n, longest, inner)) in rows.iter().take(25) {
+        println!("{n:4} {end:?} up to {longest} frames, {outer:?} from {inner:?}");
+    }
 }

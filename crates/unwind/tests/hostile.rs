@@ -1,4 +1,11 @@
 //! Broken files, forged blobs, random stacks: nothing panics, nothing runs on, nothing is read outside the snapshot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,11 @@
 //! Stacks of programs that nobody built for this: how many reach their root, and whether gdb sees the same.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of test functions"
+)]
 #![cfg(target_arch = "x86_64")]
 
 mod common;
@@ -13,7 +20,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use profile::{FileOffset, StackEnd, UserFrame};
+use profile::{StackEnd, UserFrame};
 
 /// What a sample carries at most when asked to.
 const SNAPSHOT: usize = 64 << 10;
@@ -35,8 +42,15 @@ fn start(program: &str, args: &[&str]) -> Option<Running> {
     made.ok().map(Running)
 }
 
+struct Sample {
+    frames: Vec<UserFrame>,
+    end: StackEnd,
+    names: Vec<String>,
+    theirs: Option<Vec<UserFrame>>,
+}
+
 /// Stops a process, looks at it, lets it go on. `with_gdb`: gdb looks at the same stop.
-fn sample(child: &Running, with_gdb: bool) -> Option<(Vec<UserFrame>, StackEnd, Vec<String>, Option<Vec<UserFrame>>)> {
+fn sample(child: &Running, with_gdb: bool) -> Option<Sample> {
     let pid = Pid::from_raw(i32::try_from(child.0.id()).ok()?);
     kill(pid, Signal::SIGSTOP).ok()?;
     waitpid(pid, Some(WaitPidFlag::WUNTRACED)).ok();
@@ -50,7 +64,7 @@ fn sample(child: &Running, with_gdb: bool) -> Option<(Vec<UserFrame>, StackEnd, 
     ptrace::detach(pid, None).ok()?;
     let theirs = if with_gdb { gdb(pid, &process) } else { None };
     kill(pid, Signal::SIGCONT).ok()?;
-    Some((frames, end, names, theirs))
+    Some(Sample { frames, end, names, theirs })
 }
 
 /// The frames that gdb sees, as ours would be.
@@ -70,10 +84,7 @@ fn gdb(pid: Pid, process: &Process) -> Option<Vec<UserFrame>> {
         let mut words = line.strip_prefix("PC ")?.split(' ');
         let pc = u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()?;
         let lookup = if words.next()? == "True" { pc } else { pc.wrapping_sub(1) };
-        let map = process.maps.iter().find(|m| m.start <= lookup && lookup < m.end)?;
-        let offset = FileOffset(map.file_offset + (lookup - map.start));
-        let segment = process.segments[&map.object?].iter().find_map(|s| s.elf_address_of(offset))?;
-        Some(UserFrame::Object { object: map.object?, address: segment.0 })
+        process.place(lookup)
     };
     let frames: Vec<_> = text.lines().filter_map(frame).collect();
     (!frames.is_empty()).then_some(frames)
@@ -125,7 +136,7 @@ fn stock_programs_reach_their_root() {
         for i in 0..SAMPLES {
             std::thread::sleep(Duration::from_millis(u64::from(i % 7) * 3 + 5));
             let with_gdb = i % (SAMPLES / COMPARED) == 0;
-            let Some((frames, end, names, theirs)) = sample(&child, with_gdb) else { break };
+            let Some(Sample { frames, end, names, theirs }) = sample(&child, with_gdb) else { break };
             taken += 1;
             frames_seen += frames.len();
             // A stack that does not fit is no fault of the walk.

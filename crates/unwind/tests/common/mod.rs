@@ -1,5 +1,12 @@
 //! Real programs, stopped at a known place, and what is known of them.
 #![allow(dead_code, unreachable_pub, reason = "not every test needs every helper")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::zombie_processes,
+    reason = "a helper of tests; `Traced` waits when it is dropped"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +20,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::{Object, ObjectSymbol};
-use profile::{MapEntry, ObjectId, Segment, StackEnd, UserFrame, UserRegisters};
+use object::{Object, ObjectSection, ObjectSymbol};
+use profile::{FileOffset, MapEntry, ObjectId, Segment, StackEnd, UserFrame, UserRegisters};
 use unwind::{Limits, Unwinder, extract};
 
 /// Compiles `tests/fixtures/SOURCE`; None where there is no such compiler.
@@ -116,12 +123,18 @@ pub struct Process {
     pub unwinder: Unwinder,
     pub names: BTreeMap<ObjectId, BTreeMap<u64, (u64, String)>>,
     pub segments: BTreeMap<ObjectId, Vec<Segment>>,
+    pub files: BTreeMap<ObjectId, Vec<u8>>,
 }
 
 impl Process {
     pub fn of(traced: &Traced) -> Self {
-        let mut process =
-            Self { maps: Vec::new(), unwinder: Unwinder::new(), names: BTreeMap::new(), segments: BTreeMap::new() };
+        let mut process = Self {
+            maps: Vec::new(),
+            unwinder: Unwinder::new(),
+            names: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            files: BTreeMap::new(),
+        };
         let mut known: BTreeMap<String, ObjectId> = BTreeMap::new();
         for line in fs::read_to_string(format!("/proc/{}/maps", traced.pid)).unwrap().lines() {
             let mut words = line.split_whitespace();
@@ -146,6 +159,7 @@ impl Process {
                 process.unwinder.load(object, blob).unwrap();
                 process.names.insert(object, symbols(&bytes));
                 process.segments.insert(object, segments(&bytes));
+                process.files.insert(object, bytes);
             }
             process.maps.push(MapEntry { start, end, file_offset: hex(offset), object: Some(object) });
         }
@@ -158,6 +172,58 @@ impl Process {
         let mut frames = Vec::new();
         let end = self.unwinder.unwind(&self.maps, &registers, &stack, &mut frames);
         (frames, end)
+    }
+
+    /// The frame of an address in the process.
+    pub fn place(&self, lookup: u64) -> Option<UserFrame> {
+        let map = self.maps.iter().find(|m| m.start <= lookup && lookup < m.end)?;
+        let offset = FileOffset(map.file_offset + (lookup - map.start));
+        let address = self.segments[&map.object?].iter().find_map(|s| s.elf_address_of(offset))?;
+        Some(UserFrame::Object { object: map.object?, address: address.0 })
+    }
+
+    /// The frames that `framehop` finds on its own: a module for each file, where the process has it.
+    pub fn framehop(&self, traced: &Traced, bytes: usize) -> Vec<UserFrame> {
+        use framehop::Unwinder as _;
+        let mut unwinder: framehop::x86_64::UnwinderX86_64<Vec<u8>> = framehop::x86_64::UnwinderX86_64::new();
+        for map in &self.maps {
+            let Some(object) = map.object else { continue };
+            let file = object::File::parse(self.files[&object].as_slice()).unwrap();
+            let Some(segment) =
+                self.segments[&object].iter().find_map(|s| s.elf_address_of(FileOffset(map.file_offset)))
+            else {
+                continue;
+            };
+            let range = |name| file.section_by_name(name).map(|s| s.address()..s.address() + s.size());
+            let data = |name| file.section_by_name(name).map(|s| s.data().unwrap().to_vec());
+            let sections = framehop::ExplicitModuleSectionInfo {
+                text_svma: range(".text"),
+                eh_frame_svma: range(".eh_frame"),
+                eh_frame: data(".eh_frame"),
+                eh_frame_hdr_svma: range(".eh_frame_hdr"),
+                eh_frame_hdr: data(".eh_frame_hdr"),
+                ..framehop::ExplicitModuleSectionInfo::default()
+            };
+            let base = map.start - segment.0;
+            unwinder.add_module(framehop::Module::new(String::new(), map.start..map.end, base, sections));
+        }
+        let registers = traced.registers();
+        let stack = traced.memory(registers.sp, bytes);
+        let mut read = |address: u64| {
+            let at = usize::try_from(address.checked_sub(registers.sp).ok_or(())?).map_err(drop)?;
+            stack.get(at..at + 8).map(|w| u64::from_le_bytes(w.try_into().unwrap())).ok_or(())
+        };
+        let mut cache = framehop::x86_64::CacheX86_64::default();
+        let regs = framehop::x86_64::UnwindRegsX86_64::new(registers.pc, registers.sp, registers.fp);
+        let mut frames = unwinder.iter_frames(registers.pc, regs, &mut cache, &mut read);
+        let mut out = Vec::new();
+        while let Ok(Some(frame)) = frames.next() {
+            match self.place(frame.address_for_lookup()) {
+                Some(place) => out.push(place),
+                None => break,
+            }
+        }
+        out
     }
 
     /// The functions' names, leaf first; `?` where the file has none.
