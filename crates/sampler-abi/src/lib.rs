@@ -135,8 +135,8 @@ pub struct KernelLayout {
     pub has_task_pt_regs: u32,
     /// Frames that the kernel's own stack walk gives at the most, or [`MAX_KERNEL_FRAMES`] if that is less.
     pub max_kernel_frames: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Offset of `mm` in `task_struct`.
+    pub task_mm: u32,
 }
 
 impl KernelLayout {
@@ -151,7 +151,7 @@ impl KernelLayout {
         thread_bytes: 0,
         has_task_pt_regs: 0,
         max_kernel_frames: 0,
-        reserved: 0,
+        task_mm: 0,
     };
 }
 

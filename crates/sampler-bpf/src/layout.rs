@@ -26,6 +26,7 @@ macro_rules! fields {
 
 fields! {
     task_flags
+    task_mm
     task_pid
     task_tgid
     task_group_leader

@@ -58,6 +58,11 @@ pub unsafe fn interrupted(ctx: *mut c_void, head: *mut SampleHead) -> u32 {
 pub unsafe fn saved(task: Task, head: *mut SampleHead) -> u32 {
     // SAFETY: the helpers check what they are given; all-zero registers are registers.
     unsafe {
+        // A task that is about to end has given its memory back. What is mapped then is another's, and kernels before 6.4 would
+        // read that.
+        if task::read_u64(task, layout::task_mm()) == 0 {
+            return 0;
+        }
         let from: *const u8 = if layout::has_task_pt_regs() != 0 {
             bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8
         } else {

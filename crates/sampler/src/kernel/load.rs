@@ -53,7 +53,7 @@ pub(super) fn kernel_layout() -> Result<KernelLayout, BtfError> {
         thread_bytes: THREAD_BYTES,
         has_task_pt_regs: u32::from(has_task_pt_regs().unwrap_or(false)),
         max_kernel_frames: max_kernel_frames(),
-        reserved: 0,
+        task_mm: task("mm")?,
     })
 }
 
