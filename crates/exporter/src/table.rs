@@ -34,27 +34,26 @@ pub struct Row {
     pub binary: String,
 }
 
-/// Of one process: its key, the function's name (an index) and the mapping's path (an index, 0 where there is none).
-type Key = (profile::ProcessKey, u32, u32);
+/// Of one process: its key, its name (a process that called exec is another program since), the function's name (an
+/// index) and the mapping's path (an index, 0 where there is none).
+type Key<'a> = (profile::ProcessKey, &'a str, u32, u32);
 
 /// The `n` rows with the highest counts; equal counts by total, then by pid and names.
 #[must_use]
 pub fn top(profile: &Profile, n: usize) -> Vec<Row> {
-    let mut rows: FxHashMap<Key, (u64, u64)> = FxHashMap::default();
-    let mut names = FxHashMap::default();
+    let mut rows: FxHashMap<Key<'_>, (u64, u64)> = FxHashMap::default();
     let mut seen = FxHashSet::default();
     for e in &profile.entries {
         let (Some(owner), Some(stack)) = (profile.owners.get(e.owner as usize), profile.stacks.get(e.stack as usize))
         else {
             continue;
         };
-        names.entry(owner.process).or_insert(&owner.process_name);
         seen.clear();
         let mut innermost = true;
         for location in stack.iter().filter_map(|&l| profile.locations.get(l as usize)) {
             let path = location.mapping.and_then(|m| profile.mappings.get(m as usize)).map_or(0, |m| m.path);
             for f in location.lines.iter().filter_map(|x| profile.functions.get(x.function as usize)) {
-                let key = (owner.process, f.name, path);
+                let key = (owner.process, &*owner.process_name, f.name, path);
                 if seen.insert(key) {
                     let row = rows.entry(key).or_default();
                     row.0 += if innermost { e.count } else { 0 };
@@ -66,18 +65,18 @@ pub fn top(profile: &Profile, n: usize) -> Vec<Row> {
     }
     let samples = profile.samples();
     let mut rows: Vec<_> = rows.into_iter().collect();
-    rows.sort_by_key(|&((process, function, path), (count, total))| {
-        (Reverse(count), Reverse(total), process, profile.text(function), profile.text(path))
+    rows.sort_by_key(|&((process, name, function, path), (count, total))| {
+        (Reverse(count), Reverse(total), process, name, profile.text(function), profile.text(path))
     });
     rows.truncate(n);
     rows.into_iter()
-        .map(|((process, function, path), (count, total))| Row {
+        .map(|((process, name, function, path), (count, total))| Row {
             count,
             total,
             share: share(count, samples),
             total_share: share(total, samples),
             tgid: process.tgid,
-            process: names.get(&process).map_or_else(String::new, ToString::to_string),
+            process: name.to_owned(),
             function: profile.text(function).to_owned(),
             binary: profile.text(path).rsplit('/').next().unwrap_or_default().to_owned(),
         })
@@ -156,6 +155,14 @@ mod tests {
         assert!((rows[0].share - 0.6).abs() < 1e-9 && (rows[5].total_share - 0.7).abs() < 1e-9);
         assert_eq!(top(&sample(0), 2).len(), 2);
         assert!(top(&Profile::default(), 5).is_empty());
+    }
+
+    #[test]
+    fn a_process_that_calls_exec_is_another_program_since() {
+        let p = Builder::window(0).row(1, "/bin/cargo", &["fork"], 1).row(1, "/bin/rustc", &["parse"], 9).build();
+        let rows = top(&p, 9);
+        let brief: Vec<_> = rows.iter().map(|r| (r.process.as_str(), r.function.as_str(), r.count)).collect();
+        assert_eq!(brief, [("rustc", "parse", 9), ("cargo", "fork", 1)]);
     }
 
     #[test]
