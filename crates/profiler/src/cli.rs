@@ -82,7 +82,7 @@ pub(crate) struct SamplingArgs {
     /// Keep the time of every sample
     #[arg(long)]
     pub(crate) timestamps: bool,
-    /// Profile the profiler too
+    /// Profile the agent too (its worker process always is)
     #[arg(long)]
     pub(crate) include_self: bool,
     /// Leave kernel threads out

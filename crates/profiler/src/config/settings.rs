@@ -47,7 +47,7 @@ pub(crate) struct Sampling {
     pub(crate) threads: bool,
     /// Keep the time of every sample.
     pub(crate) timestamps: bool,
-    /// Sample the profiler too.
+    /// Sample the agent too; its worker process always is.
     pub(crate) include_self: bool,
     /// Sample kernel threads.
     pub(crate) kernel_threads: bool,

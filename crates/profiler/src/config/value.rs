@@ -41,9 +41,15 @@ pub(crate) fn duration(text: &str, unit: Duration) -> Result<Duration, String> {
     Ok(total)
 }
 
-/// A duration as [`duration`] reads it.
+/// A duration as [`duration`] reads it, in the largest unit that it is a whole number of.
 pub(crate) fn show_duration(d: Duration) -> String {
-    if d.subsec_millis() == 0 { format!("{}s", d.as_secs()) } else { format!("{}ms", d.as_millis()) }
+    let (ms, s) = (d.as_millis(), d.as_secs());
+    match s {
+        _ if ms != u128::from(s) * 1000 => format!("{ms}ms"),
+        1.. if s.is_multiple_of(3600) => format!("{}h", s / 3600),
+        1.. if s.is_multiple_of(60) => format!("{}m", s / 60),
+        _ => format!("{s}s"),
+    }
 }
 
 /// A number of bytes: `65536`, `64KiB`, `16MiB`, `1GiB`.
