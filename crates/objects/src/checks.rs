@@ -65,3 +65,63 @@ pub(crate) fn names(names: &[Option<SymbolName>], addresses: usize) -> Result<()
         Err(WireError::Malformed("names"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use profile::{MapEntry, ObjectId, Segment, StackEnd, UserRegisters};
+
+    use super::*;
+    use crate::protocol::ElfIdentity;
+
+    #[test]
+    fn identities() {
+        let good = Extracted {
+            htlhash: "0123456789abcdef0123456789abcdef".into(),
+            elf: Some(ElfIdentity { gnu: "ab".into(), go: "a/b-_".into(), segments: Vec::new() }),
+            ..Extracted::default()
+        };
+        assert!(extracted(&good).is_ok() && extracted(&Extracted::default()).is_ok());
+        let segment = Segment { elf_address: 0, file_offset: 0, file_bytes: 0, executable: false };
+        let bad: [fn(&mut Extracted, Segment); 6] = [
+            |it, _| it.htlhash.push('0'),
+            |it, _| it.htlhash = "a\nb".into(),
+            |it, _| it.problem = "x".repeat(MAX_REASON_BYTES + 1),
+            |it, _| it.elf.iter_mut().for_each(|elf| elf.gnu = "\u{1b}[31m".into()),
+            |it, _| it.elf.iter_mut().for_each(|elf| elf.go = "x".repeat(MAX_BUILD_ID_CHARS + 1)),
+            |it, segment| it.elf.iter_mut().for_each(|elf| elf.segments = vec![segment; MAX_SEGMENTS + 1]),
+        ];
+        for (number, spoil) in bad.iter().enumerate() {
+            let mut identity = good.clone();
+            spoil(&mut identity, segment);
+            assert!(extracted(&identity).is_err(), "{number}");
+        }
+    }
+
+    #[test]
+    fn stacks() {
+        let maps = [MapEntry { start: 0, end: 9, file_offset: 0, object: Some(ObjectId(3)) }];
+        let batch = Batch { processes: vec![Cow::Borrowed(&maps)], samples: Vec::new(), stacks: Vec::new() };
+        let check = |process, frames: Vec<UserFrame>| {
+            let sample = SampleMeta { process, registers: UserRegisters::default(), stack_bytes: 0 };
+            stack(&UserStack { frames, end: StackEnd::Root }, &sample, &batch).is_ok()
+        };
+        let of = |object| UserFrame::Object { object: ObjectId(object), address: 1 };
+        let unmapped = UserFrame::Unmapped { address: 1 };
+        assert!(check(0, vec![]) && check(0, vec![of(3), unmapped, of(3)]) && check(9, vec![unmapped]));
+        assert!(!check(0, vec![of(3), of(4)]), "not mapped");
+        assert!(!check(9, vec![of(3)]), "no such process");
+        assert!(check(0, vec![unmapped; MAX_FRAMES]) && !check(0, vec![unmapped; MAX_FRAMES + 1]));
+    }
+
+    #[test]
+    fn lists_of_names() {
+        let name = |name: &str| Some(SymbolName { name: name.into(), system_name: String::new() });
+        assert!(names(&[], 0).is_ok() && names(&[name("a"), None], 2).is_ok());
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        for bad in [vec![name("a")], vec![name("a"), name("")], vec![name("a"), name(&long)], vec![None; 3]] {
+            assert!(names(&bad, 2).is_err());
+        }
+    }
+}

@@ -131,3 +131,69 @@ impl ReadCacheOps for BoundedFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use object::ReadRef as _;
+    use object::read::ReadCache;
+
+    use super::*;
+
+    fn bounded(file: &File) -> Result<BoundedFile, FileError> {
+        BoundedFile::new(file.try_clone().unwrap().into())
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size() {
+        for path in ["/dev/zero", "/dev/null", "/proc", "/tmp"] {
+            assert!(matches!(bounded(&File::open(path).unwrap()), Err(FileError::NotRegular)), "{path}");
+        }
+        let huge = tempfile::tempfile().unwrap();
+        huge.set_len(MAX_FILE_BYTES + 1).unwrap();
+        assert!(matches!(bounded(&huge), Err(FileError::TooLarge { bytes }) if bytes == MAX_FILE_BYTES + 1));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_gives_errors() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 10_000]).unwrap();
+        let cache = ReadCache::new(bounded(&file).unwrap());
+        assert_eq!((&cache).read_bytes_at(0, 10), Ok(&[7; 10][..]));
+        file.set_len(100).unwrap();
+        assert!((&cache).read_bytes_at(5000, 10).is_err());
+        assert!((&cache).read_bytes_at(95, 10).is_err());
+        assert!((&cache).read_bytes_at_until(5000..6000, 0).is_err());
+        assert_eq!((&cache).read_bytes_at(90, 10), Ok(&[7; 10][..]));
+        assert!(matches!(cache.into_inner().check_unchanged(), Err(FileError::Changed)));
+    }
+
+    #[test]
+    fn a_file_that_is_written_is_noticed() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 100]).unwrap();
+        let reader = bounded(&file).unwrap();
+        reader.check_unchanged().unwrap();
+        std::thread::sleep(Duration::from_millis(20)); // file times are as coarse as the timer's tick
+        file.write_all_at(&[8], 50).unwrap();
+        assert!(reader.check_unchanged().is_err());
+    }
+
+    #[test]
+    fn what_is_read_is_bounded() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * MAX_READ_BYTES).unwrap();
+        let mut reader = bounded(&file).unwrap();
+        reader.budget = 1000;
+        let cache = ReadCache::new(reader);
+        for at in 0..10 {
+            assert!((&cache).read_bytes_at(at * 100, 100).is_ok());
+        }
+        assert!((&cache).read_bytes_at(5000, 1).is_err());
+        assert!((&cache).read_bytes_at(0, 100).is_ok(), "read already");
+        assert!((&cache).read_bytes_at(1 << 60, 1).is_err());
+        assert!((&cache).read_bytes_at(u64::MAX, u64::MAX).is_err());
+    }
+}

@@ -187,3 +187,33 @@ pub(crate) fn cut(mut text: String, bytes: usize) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_at_characters() {
+        for (text, bytes, expected) in [("abc", 5, "abc"), ("abc", 2, "ab"), ("aä", 2, "a"), ("ä", 0, ""), ("", 3, "")]
+        {
+            assert_eq!(cut(text.to_owned(), bytes), expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_replies_fit() {
+        use profile::{StackEnd, UserFrame};
+        let frame = UserFrame::Object { object: ObjectId(u64::MAX), address: u64::MAX };
+        let stack = UserStack { frames: vec![frame; MAX_FRAMES], end: StackEnd::TooManyFrames };
+        let stacks = Reply::Stacks(vec![stack; STACKS_PER_REPLY as usize]);
+        assert!(postcard::to_stdvec(&stacks).unwrap().len() <= MAX_REPLY_BYTES);
+        let name = "x".repeat(MAX_NAME_BYTES);
+        let names = Reply::Names(vec![Some(SymbolName { name: name.clone(), system_name: name }); MAX_NAMES]);
+        assert!(postcard::to_stdvec(&names).unwrap().len() <= MAX_NAMES_REPLY_BYTES);
+        let max = Segment { elf_address: u64::MAX, file_offset: u64::MAX, file_bytes: u64::MAX, executable: true };
+        let text = "x".repeat(MAX_BUILD_ID_CHARS);
+        let elf = ElfIdentity { gnu: text.clone(), go: text, segments: vec![max; MAX_SEGMENTS] };
+        let extracted = Extracted { elf: Some(elf), ..Extracted::default() };
+        assert!(postcard::to_stdvec(&Reply::Extracted(extracted)).unwrap().len() <= MAX_REPLY_BYTES);
+    }
+}

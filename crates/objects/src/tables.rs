@@ -202,3 +202,75 @@ fn sealed_size(memfd: BorrowedFd<'_>) -> Result<u64, TablesError> {
 fn size(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_cannot_be_changed() {
+        let memfd = write(b"unwind", b"symbols").unwrap();
+        assert_eq!(check(memfd.as_fd(), 6, 7).unwrap(), Layout::new(6, 7).unwrap().bytes());
+        let file = File::from(memfd.try_clone().unwrap());
+        assert!(file.write_all_at(b"x", 0).is_err());
+        assert!(file.set_len(10).is_err() && file.set_len(1 << 20).is_err());
+        let tables = Tables::open(memfd).unwrap();
+        assert_eq!(tables.unwind().unwrap(), b"unwind");
+        assert_eq!(tables.symbols().unwrap().bytes(), b"symbols");
+    }
+
+    #[test]
+    fn other_descriptors_are_refused() {
+        let open = |path: &str| OwnedFd::from(File::open(path).unwrap());
+        let unsealed = || {
+            let file = File::from(sealable_memfd("test").unwrap());
+            file.set_len(64).unwrap();
+            OwnedFd::from(file)
+        };
+        for descriptor in [open("/dev/zero"), open("/etc/passwd"), open("/proc/self/maps"), unsealed()] {
+            assert!(check(descriptor.as_fd(), 16, 16).is_err());
+            assert!(Tables::open(descriptor).is_err());
+        }
+        let sealed = sealed_copy("test", &[0; 64]).unwrap();
+        assert!(check(sealed.as_fd(), 16, 16).is_ok(), "the agent does not look inside");
+        assert!(check(sealed.as_fd(), 16, 17).is_err());
+        assert!(Tables::open(sealed).is_err(), "the worker does");
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        for (unwind, symbols) in [(MAX_TABLE_BYTES, 0), (0, MAX_TABLE_BYTES), (u64::MAX, 1), (1, u64::MAX)] {
+            assert!(Layout::new(unwind, symbols).is_err());
+        }
+        assert!(Layout::new(MAX_TABLE_BYTES - 64, 16).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn tables_come_back(
+            unwind in proptest::collection::vec(any::<u8>(), 0..5000),
+            symbols in proptest::collection::vec(any::<u8>(), 0..5000),
+        ) {
+            let tables = Tables::open(write(&unwind, &symbols).unwrap()).unwrap();
+            prop_assert_eq!(tables.unwind().unwrap(), unwind);
+            let map = tables.symbols().unwrap();
+            prop_assert_eq!(map.bytes(), &symbols[..]);
+            prop_assert_eq!(map.bytes().as_ptr().align_offset(16), 0);
+        }
+
+        #[test]
+        fn damaged_tables_are_refused_or_read(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), sizes in any::<[u8; 2]>()) {
+            if bytes.len() >= 32 {
+                bytes[..8].copy_from_slice(&MAGIC);
+                bytes[8..24].fill(0);
+                (bytes[8], bytes[16]) = (sizes[0], sizes[1]);
+            }
+            if let Ok(tables) = Tables::open(sealed_copy("test", &bytes).unwrap()) {
+                prop_assert_eq!(tables.unwind().unwrap().len(), usize::from(sizes[0]));
+                prop_assert_eq!(tables.symbols().unwrap().bytes().len(), usize::from(sizes[1]));
+            }
+        }
+    }
+}

@@ -6,6 +6,9 @@
 //! **Units**: bytes. **Limits**: [`MAX_META_BYTES`] and [`MAX_BULK_BYTES`] (less where the caller says so); a message
 //! past them, or with more than one descriptor, is an error that ends the connection.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
