@@ -43,7 +43,6 @@ impl Format {
 pub(crate) struct Output {
     path: PathBuf,
     format: Format,
-    file: NamedTempFile,
 }
 
 impl Output {
@@ -56,15 +55,9 @@ impl Output {
         if let Ok(found) = std::fs::metadata(path) {
             ensure!(found.is_file(), "--output {}: exists and is not a file", path.display());
         }
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = Builder::new()
-            .prefix(".profiler-")
-            .suffix(".tmp")
-            // As any other program's file: the umask decides.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(directory)
-            .with_context(|| format!("--output {}: the directory cannot be written", path.display()))?;
-        Ok(Self { path: path.to_owned(), format, file })
+        // Made and taken away again: nothing lies about while a recording runs, however it ends.
+        temporary(path)?;
+        Ok(Self { path: path.to_owned(), format })
     }
 
     /// What the file will hold.
@@ -81,13 +74,26 @@ impl Output {
     ///
     /// # Errors
     /// The disk is full, or the directory went away. Nothing half written remains.
-    pub(crate) fn write(mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn write(self, bytes: &[u8]) -> anyhow::Result<()> {
         let what = || format!("cannot write {}", self.path.display());
-        self.file.write_all(bytes).with_context(what)?;
-        self.file.as_file().sync_all().with_context(what)?;
-        self.file.persist(&self.path).map_err(|e| e.error).with_context(what)?;
+        let mut file = temporary(&self.path)?;
+        file.write_all(bytes).with_context(what)?;
+        file.as_file().sync_all().with_context(what)?;
+        file.persist(&self.path).map_err(|e| e.error).with_context(what)?;
         Ok(())
     }
+}
+
+/// A new file beside `path`, which goes away again unless it is given that name.
+fn temporary(path: &Path) -> anyhow::Result<NamedTempFile> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Builder::new()
+        .prefix(".profiler-")
+        .suffix(".tmp")
+        // As any other program's file: the umask decides.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+        .with_context(|| format!("--output {}: the directory cannot be written", path.display()))
 }
 
 #[cfg(test)]
@@ -118,9 +124,9 @@ mod tests {
             n
         };
         let path = dir.path().join("p.folded");
-        drop(Output::prepare(&path).unwrap());
-        assert!(names().is_empty(), "given up: nothing remains");
-        Output::prepare(&path).unwrap().write(b"new").unwrap();
+        let output = Output::prepare(&path).unwrap();
+        assert!(names().is_empty(), "nothing lies about while it is recorded");
+        output.write(b"new").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(names(), ["p.folded"]);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();

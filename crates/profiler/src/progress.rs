@@ -45,6 +45,13 @@ impl Progress {
         bar.set_message(text);
     }
 
+    /// Says that sampling is over and the rest is being unwound and named.
+    pub(crate) fn finishing(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_message("finishing");
+        }
+    }
+
     /// Takes the bar away.
     pub(crate) fn end(self) {
         if let Some(bar) = self.bar {

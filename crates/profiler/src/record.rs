@@ -133,6 +133,7 @@ fn record(
         }
         progress.update(start.elapsed(), rooms.taken());
     };
+    progress.finishing();
     pipeline.stop();
     progress.end();
     let whole = whole.take();

@@ -69,7 +69,7 @@ fn file(dir: &TempDir, name: &str, text: &str) -> String {
 fn help_and_version() {
     let output = profiler(&["--help"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && text.contains("--pid") && text.contains("record") && !text.contains("worker"));
+    assert!(output.status.success() && text.contains("--pid") && text.contains("record") && !text.contains("  worker"));
     let output = profiler(&["--version"]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), concat!("profiler ", env!("CARGO_PKG_VERSION")));
 }
