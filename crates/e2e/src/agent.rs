@@ -192,6 +192,18 @@ impl Agent {
         Scrape::parse(&String::from_utf8(self.get("/metrics")?)?)
     }
 
+    /// Waits for the third base window. The first one is as long as it happens to be, and may be exported together with
+    /// the second; from the third on, what is exported are base windows one by one.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn settle(&self) -> Result<()> {
+        wait_for("the third base window", Duration::from_secs(30), || {
+            let published = self.scrape()?.sum("profiler_store_published_total")?;
+            Ok((published >= 2.0).then_some(()))
+        })
+    }
+
     /// The pprof endpoint's answer for the next seconds.
     ///
     /// # Errors

@@ -164,19 +164,16 @@ fn a_receiver_that_refuses_is_tried_again_or_counted() -> Result<()> {
 fn requests_are_split_and_lose_nothing() -> Result<()> {
     let folder = paths::scratch("split-requests")?;
     let _busy = busy(&folder)?;
+    let script = "while :; do git --version; perl -e 1; xz --version; sleep 0.05; done";
+    let _storm = Start::new("storm", "/bin/sh", &folder).args(["-c", script]).start()?;
     let (small, large) = (Sink::start([])?, Sink::start([])?);
-    let agent = |name: &str, sink: &Sink| {
+    for (name, sink, request, limit) in [("small", &small, Some("64KiB"), 64 << 10), ("large", &large, None, 4 << 20)] {
         let setup = Setup::new(name, &folder)?.otlp("http/protobuf", &sink.url()).env("PROFILER_TIMESTAMPS", "true");
-        Ok::<_, anyhow::Error>(setup.env("PROFILER_EXPORT_PAYLOAD", "true").env("PROFILER_FREQUENCY", "997"))
-    };
-    let first = agent("small", &small)?.env("PROFILER_EXPORT_MAX_REQUEST_BYTES", "64KiB").start()?;
-    let second = agent("large", &large)?.start()?;
-    let storm = Start::new("git", "/bin/sh", &folder)
-        .args(["-c", "while :; do git --version; perl -e 1; xz --version; done"])
-        .start()?;
-    std::thread::sleep(Duration::from_secs(14));
-    drop(storm);
-    for (name, agent, sink, limit) in [("64 KiB", first, &small, 64 << 10), ("default", second, &large, 4 << 20)] {
+        let setup = setup.env("PROFILER_EXPORT_PAYLOAD", "true").env("PROFILER_FREQUENCY", "199");
+        let setup =
+            if let Some(bytes) = request { setup.env("PROFILER_EXPORT_MAX_REQUEST_BYTES", bytes) } else { setup };
+        let agent = setup.start()?;
+        agent.pprof(10)?;
         let end = agent.stop()?.success()?;
         let line = end.log.lines().rev().find(|l| l.contains("final ledger")).context("no final line")?;
         let value: serde_json::Value = serde_json::from_str(line)?;
@@ -208,13 +205,14 @@ fn pyroscope_takes_both_protocols() -> Result<()> {
     let pyroscope = Pyroscope::start(&folder)?;
     for (name, protocol) in [("grpc", "grpc"), ("http", "http/protobuf")] {
         let agent = Setup::new(name, &folder)?.otlp(protocol, &pyroscope.url());
-        let agent = agent.env("OTEL_SERVICE_NAME", format!("all-{name}")).start()?;
+        let agent = agent.env("PROFILER_EXPORT_SERVICE_NAME", format!("all-{name}")).start()?;
         agent.pprof(6)?;
         let end = agent.stop()?.success()?;
         let line = end.log.lines().rev().find(|l| l.contains("final ledger")).context("no final line")?;
         let exported = serde_json::from_str::<serde_json::Value>(line)?["exported"].as_u64();
         let found = pyroscope.samples("all", &format!("{{service_name=\"all-{name}\"}}"), None)?;
-        figure(format!("{protocol}: exported {exported:?}, Pyroscope has {}", found.total()));
+        let services = pyroscope.label_values("service_name")?;
+        figure(format!("{protocol}: exported {exported:?}, Pyroscope has {} of {services:?}", found.total()));
         ensure!(found.with("deep_frame") > 100 && Some(found.total()) == exported, "{}", found.heaviest(3));
     }
     let labels = pyroscope.label_values("process_executable_name")?;
@@ -270,6 +268,7 @@ fn an_absent_collector_delays_nothing() -> Result<()> {
     let mut collector = Collector::prepare(&folder)?;
     let agent =
         Setup::new("agent", &folder)?.otlp("grpc", &format!("http://127.0.0.1:{}", collector.ports.grpc)).start()?;
+    agent.settle()?;
     let stacks = agent.pprof(6)?;
     figure(format!("without a Collector: {} samples in the pprof endpoint", stacks.total()));
     ensure!(stacks.with("deep_frame") > 100, "{}", stacks.heaviest(3));

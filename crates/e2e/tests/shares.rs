@@ -80,7 +80,10 @@ fn every_sink_tells_the_truth_and_the_same() -> Result<()> {
     let http = Setup::new("agent-http", &folder)?.otlp("http/protobuf", &local(collector.ports.http));
     let http = http.env("PROFILER_EXPORT_PID", "true").start()?;
     let direct = Setup::new("agent-direct", &folder)?.otlp("grpc", &pyroscope.url()).start()?;
-    let ask = |agent: &Agent| agent.pprof(60);
+    let ask = |agent: &Agent| {
+        agent.settle()?;
+        agent.pprof(60)
+    };
     let (from_grpc, from_http, from_direct) = std::thread::scope(|s| {
         let (a, b, c) = (s.spawn(|| ask(&grpc)), s.spawn(|| ask(&http)), s.spawn(|| ask(&direct)));
         let joined = |t: std::thread::ScopedJoinHandle<'_, Result<Stacks>>| {

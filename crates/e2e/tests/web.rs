@@ -76,7 +76,7 @@ fn the_page_shows_boxes_as_wide_as_their_share() -> Result<()> {
     browser::picture(&folder, "page", &agent.url("/"), Duration::from_secs(8))?;
     ensure!(!dom.contains("<title>bad") && !dom.contains("<img src=\"x\""), "a target's name became markup");
     let boxes = boxes(&dom);
-    let root = boxes.iter().find(|b| b.kind == "root").context("no box of the root")?;
+    let root = boxes.iter().find(|b| b.kind == "everything").context("no box of the root")?;
     figure(format!("{} boxes, {} samples", boxes.len(), root.samples));
     ensure!(
         boxes.len() > 60 && root.samples >= stacks.total() as f64,

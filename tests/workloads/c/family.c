@@ -1,6 +1,7 @@
 // family SECONDS: a parent that only waits, a child that burns, and a grandchild (exec of this file) that burns too.
 #define _GNU_SOURCE
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include "truth.h"
 static volatile uint64_t sink;
@@ -17,8 +18,9 @@ int main(int argc, char **argv) {
     }
     pid_t child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
         pid_t grandchild = fork();
-        if (grandchild == 0) { execl("/proc/self/exe", "family-grandchild", seconds, "grandchild", (char *)NULL); _exit(127); }
+        if (grandchild == 0) { prctl(PR_SET_PDEATHSIG, SIGTERM); execl("/proc/self/exe", "family-grandchild", seconds, "grandchild", (char *)NULL); _exit(127); }
         while (truth_clock(CLOCK_MONOTONIC) < end_ns) burn_child();
         waitpid(grandchild, NULL, 0);
         return 0;
