@@ -64,7 +64,8 @@ fn of_a_process() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let mut seen = std::collections::BTreeMap::new();
-    for _ in 0..40 {
+    let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    for _ in 0..rounds {
         std::thread::sleep(std::time::Duration::from_millis(13));
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
             let tid = Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap());

@@ -176,7 +176,7 @@ fn through_a_running_exception() {
     assert_eq!(end, StackEnd::Root);
 }
 
-/// Every instruction of the PLT, qsort and its callback, longjmp, printf and malloc. Not the resolver of lazily bound
+/// Every instruction of the PLT, qsort and its callback, longjmp, printf, malloc and the vDSO. Not the resolver of lazily bound
 /// symbols: its rows count from `rbx`, which a sample does not carry.
 #[test]
 fn at_every_instruction() {

@@ -150,7 +150,10 @@ impl Process {
             let bytes = match path {
                 "[vdso]" => traced.memory(start, size),
                 p if p.starts_with('/') => fs::read(p).unwrap(),
-                _ => continue,
+                _ => {
+                    process.maps.push(MapEntry { start, end, file_offset: 0, object: None });
+                    continue;
+                }
             };
             let next = ObjectId(known.len() as u64 + 1);
             let object = *known.entry(path.to_owned()).or_insert(next);
