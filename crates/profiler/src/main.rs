@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 /// One line says what is wrong; what comes after it (a verifier's log) is for the log.
 fn complain(error: &anyhow::Error) {
-    let text = format!("{error:#}");
+    let text = chain(error);
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     eprintln!("profiler: {first}");
     if !rest.is_empty() {
@@ -58,7 +58,35 @@ fn complain(error: &anyhow::Error) {
     }
 }
 
+/// An error's text with those of its sources, none of them twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Writes to standard output what the user asked for. A reader that has gone away is not an error.
 fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::chain;
+
+    #[test]
+    fn a_chain_of_errors_says_nothing_twice() {
+        let error = anyhow!("permission denied").context("map X: permission denied").context("not permitted");
+        assert_eq!(chain(&error), "not permitted: map X: permission denied");
+        let error = Err::<(), _>(anyhow!("no space")).context("cannot write x").unwrap_err();
+        assert_eq!(chain(&error), "cannot write x: no space");
+    }
 }
