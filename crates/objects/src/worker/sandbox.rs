@@ -6,9 +6,9 @@
 use std::fs;
 
 use rustix::fs::Uid;
-use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, nice, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    DumpableBehavior, Resource, Rlimit, Signal, getgroups, nice, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, UnshareFlags, capabilities, clear_ambient_capability_set, no_new_privs,
@@ -47,10 +47,13 @@ pub(super) fn enter() -> SandboxReport {
     let _ = nice(NICE);
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
 
-    let own_network = leave_network();
+    let left_network = leave(UnshareFlags::NEWNET);
     let limits = set_limits();
     drop_bounding_set();
     let nobody = become_nobody();
+    // Without CAP_SYS_ADMIN, by way of a user namespace, where the system allows these. Not earlier: nobody's number has
+    // no meaning in there.
+    let own_network = left_network || leave(UnshareFlags::NEWUSER | UnshareFlags::NEWNET);
     let no_capabilities = drop_capabilities();
     let no_new_privileges = set_no_new_privs(true).is_ok() && no_new_privs().unwrap_or(false);
     let no_files = no_new_privileges && landlock::forbid_files();
@@ -98,18 +101,10 @@ fn abort_on_panic() {
     }));
 }
 
-fn leave_network() -> bool {
-    let unshare = |flags| {
-        // SAFETY: neither flag makes two threads or tables share less than before: there is one thread, and the
-        // descriptor table stays.
-        unsafe { unshare_unsafe(flags) }
-    };
-    match unshare(UnshareFlags::NEWNET) {
-        Ok(()) => true,
-        // Without CAP_SYS_ADMIN, by way of a user namespace, where the system allows these.
-        Err(Errno::PERM) => unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).is_ok(),
-        Err(_) => false,
-    }
+fn leave(namespaces: UnshareFlags) -> bool {
+    // SAFETY: no flag makes two threads or tables share less than before: there is one thread, and the descriptor table
+    // stays.
+    unsafe { unshare_unsafe(namespaces) }.is_ok()
 }
 
 fn set_limits() -> bool {
@@ -136,7 +131,8 @@ fn drop_bounding_set() {
 
 fn become_nobody() -> bool {
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    let groups = set_thread_groups(&[]).is_ok();
+    // Without CAP_SETGID there may be no groups to begin with.
+    let groups = set_thread_groups(&[]).is_ok() || getgroups().is_ok_and(|groups| groups.is_empty());
     let group = set_thread_res_gid(gid, gid, gid).is_ok();
     let user = set_thread_res_uid(uid, uid, uid).is_ok();
     groups && group && user
