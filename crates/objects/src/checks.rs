@@ -9,10 +9,11 @@ use std::os::fd::OwnedFd;
 
 use profile::{SymbolName, UserFrame, UserStack};
 
-use crate::client::{Batch, StoredTables};
+use crate::client::Batch;
 use crate::protocol::{
     Extracted, MAX_BUILD_ID_CHARS, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_SEGMENTS, SampleMeta,
 };
+use crate::tables::StoredTables;
 use crate::wire::WireError;
 
 /// Takes the tables that came with an identity.

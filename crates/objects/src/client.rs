@@ -8,19 +8,20 @@
 //! **Limits**: those of `protocol` and [`Timeouts`]; past them the worker is replaced (`worker_restarts`).
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use profile::{MapEntry, ObjectId, SymbolName, UserStack};
 
+use crate::births::Births;
 use crate::checks;
 use crate::counters::{Counters, count};
 use crate::held::{Budgets, Held, Part, Room};
 use crate::process::{CpuTimes, Nursery, Process, cpu_times};
 use crate::protocol::{Extracted, MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
-use crate::tables::{self, TablesError};
+use crate::tables::StoredTables;
 use crate::wire::{Message, Patience, Until, WireError};
 use crate::{ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
 
@@ -55,26 +56,6 @@ impl Fault {
     }
 }
 
-/// An object's tables as the agent holds them.
-#[derive(Debug)]
-pub(crate) struct StoredTables {
-    memfd: OwnedFd,
-    /// Of the table for unwinding.
-    pub(crate) unwind_bytes: u64,
-    /// Of the table for naming.
-    pub(crate) symbol_bytes: u64,
-    /// The memfd's size.
-    pub(crate) bytes: u64,
-}
-
-impl StoredTables {
-    /// Takes a memfd if it is sealed and as large as tables of these sizes make it.
-    pub(crate) fn new(memfd: OwnedFd, unwind_bytes: u64, symbol_bytes: u64) -> Result<Self, TablesError> {
-        let bytes = tables::check(memfd.as_fd(), unwind_bytes, symbol_bytes)?;
-        Ok(Self { memfd, unwind_bytes, symbol_bytes, bytes })
-    }
-}
-
 /// Samples of one unwind request.
 pub(crate) struct Batch<'a> {
     /// The executable mappings of each process.
@@ -98,6 +79,8 @@ pub(crate) struct Client {
     paused: Option<(Instant, Duration)>,
     closed: bool,
     generation: u64,
+    hung_asleep: bool,
+    births: Births,
 }
 
 impl Client {
@@ -113,6 +96,8 @@ impl Client {
             paused: None,
             closed: false,
             generation: 0,
+            hung_asleep: false,
+            births: Births::new(Instant::now()),
         };
         let process = client.nursery.start().map_err(ObjectsError::Worker)?;
         client.welcome(process).map_err(|error| ObjectsError::Hello(Box::new(error)))?;
@@ -135,6 +120,11 @@ impl Client {
             self.counters.worker_pid.store(0, Ordering::Relaxed);
             self.nursery.dismiss(process);
         }
+    }
+
+    /// Whether the last worker that took too long had been waiting for something, rather than computing.
+    pub(crate) fn hung_asleep(&self) -> bool {
+        self.hung_asleep
     }
 
     /// Has the worker read a file.
@@ -291,10 +281,14 @@ impl Client {
         run: impl FnOnce(&Process, &mut Held) -> Result<Result<T, String>, WireError>,
     ) -> Result<T, Fault> {
         let Some((process, held)) = &mut self.worker else { return Err(Fault::NoWorker) };
+        let before = process.cpu_times();
         match run(process, held) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(reason)) => Err(Fault::Refused(reason)),
             Err(error) => {
+                if let WireError::TimedOut { waited } = error {
+                    self.hung_asleep = process.cpu_times().ran.saturating_sub(before.ran) < waited / 4;
+                }
                 self.discard(&error);
                 Err(Fault::Worker(error))
             }
@@ -310,9 +304,13 @@ impl Client {
         if self.worker.is_some() {
             return Ok(());
         }
-        if self.closed || self.paused.is_some_and(|(until, _)| Instant::now() < until) {
+        if self.closed
+            || !self.births.is_allowed(Instant::now())
+            || self.paused.is_some_and(|(until, _)| Instant::now() < until)
+        {
             return Err(Fault::NoWorker);
         }
+        self.births.count();
         let started = self.nursery.start().map_err(WireError::Io).and_then(|process| self.welcome(process));
         if let Err(error) = started {
             let pause = self.paused.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));

@@ -11,6 +11,7 @@
 //! [`profile::stats::ObjectStats`].
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod births;
 mod checks;
 mod client;
 mod config;
@@ -20,6 +21,7 @@ mod identity;
 mod naming;
 mod needed;
 mod objects;
+mod offenders;
 mod open;
 mod process;
 mod protocol;

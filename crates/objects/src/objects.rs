@@ -14,10 +14,11 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::client::Client;
 use crate::counters::Counters;
+use crate::offenders::Offenders;
 use crate::open::{Roots, Wanted, change_by_link, shown_path};
 use crate::registry::{Limits, Look, Now, Registry};
 use crate::timed::Timed;
-use crate::unwinding::Suspects;
+use crate::unwinding::TOLERATED_STACKS;
 use crate::{MappedFile, ObjectsConfig, SandboxReport, Timeouts, vdso};
 
 /// Tables may take at most this part of the descriptors that the process may open.
@@ -41,7 +42,9 @@ pub enum ObjectsError {
 pub struct Objects {
     pub(crate) client: Mutex<Client>,
     registry: Mutex<Registry>,
-    pub(crate) suspects: Mutex<Suspects>,
+    pub(crate) suspects: Mutex<Offenders<u64>>,
+    /// Devices whose files hang.
+    pub(crate) slow_devices: Mutex<Offenders<(u32, u32)>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeouts: Timeouts,
     pub(crate) timed: Timed,
@@ -68,7 +71,8 @@ impl Objects {
         Ok(Self {
             client: Mutex::new(client),
             registry: Mutex::new(Registry::new(limits)),
-            suspects: Mutex::default(),
+            suspects: Mutex::new(Offenders::new(TOLERATED_STACKS)),
+            slow_devices: Mutex::new(Offenders::new(1)),
             counters,
             timeouts: config.timeouts,
             timed: Timed::default(),

@@ -34,6 +34,9 @@ const DELETED: &[u8] = b" (deleted)";
 /// File systems where a mapping's device is not the one that `stat` tells: `OVERLAYFS_SUPER_MAGIC` (before Linux
 /// 6.18) and `BTRFS_SUPER_MAGIC` (subvolumes).
 const ODD_DEVICES: [u64; 2] = [0x794c_7630, 0x9123_683e];
+/// FUSE, NFS, SMB and its successors, 9P, Ceph, Lustre, AFS.
+const REMOTE: [u64; 8] =
+    [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400, 0x0bd0_0bd0, 0x5346_414f];
 
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub(crate) struct Opened {
     pub(crate) change: Change,
     /// It has no name any more: a ` (deleted)` behind its path is the kernel's.
     pub(crate) deleted: bool,
+    /// It is on a file system that has to ask others, who may not answer.
+    pub(crate) is_remote: bool,
 }
 
 /// Why a file is not opened.
@@ -219,7 +224,8 @@ impl Search<'_> {
             self.best = OpenError::Mismatch;
             return None;
         }
-        Some(Opened { descriptor, change: change_of_stat(&stat), deleted: stat.st_nlink == 0 })
+        let is_remote = is_on(&descriptor, &REMOTE);
+        Some(Opened { descriptor, change: change_of_stat(&stat), deleted: stat.st_nlink == 0, is_remote })
     }
 
     fn is_wanted(&self, found: &OwnedFd, stat: &Stat, whose: Whose) -> bool {
@@ -230,10 +236,13 @@ impl Search<'_> {
         if (major(stat.st_dev), minor(stat.st_dev)) == (file.major, file.minor) {
             return true;
         }
-        whose == Whose::TheProcess
-            && fstatfs(found)
-                .is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|magic| ODD_DEVICES.contains(&magic)))
+        whose == Whose::TheProcess && is_on(found, &ODD_DEVICES)
     }
+}
+
+/// Whether a file is on one of these file systems.
+fn is_on(file: &OwnedFd, systems: &[u64]) -> bool {
+    fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|magic| systems.contains(&magic)))
 }
 
 /// Whether an inode's generation is the wanted one, where both are known.

@@ -1,21 +1,24 @@
 //! Reading files by way of the worker, and getting tables to it.
 //!
 //! **In**: mappings; what the worker found (checked by the client). **Out**: objects, tables. **Units**: bytes.
-//! **Limits**: a file on which the worker fails [`MAX_STRIKES`] times is left alone until it changes (`quarantined`).
+//! **Limits**: a file on which the worker fails [`MAX_STRIKES`] times is left alone until it changes (`quarantined`). A device whose
+//! files hang is left alone for a while, so that it does not hold up everything else.
 
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use profile::{BuildId, ObjectId, ObjectInfo};
 use rustix::fs::fstat;
 
 use crate::Objects;
-use crate::client::{Client, Fault, StoredTables};
+use crate::client::{Client, Fault};
 use crate::counters::count;
 use crate::held::Part;
+use crate::offenders::Offenders;
 use crate::open::{Change, OpenError, Opened, Wanted, change_of_stat, open_mapped};
 use crate::protocol::Extracted;
 use crate::registry::{Failure, Found, MAX_STRIKES, TableState};
+use crate::tables::StoredTables;
 use crate::vdso;
 
 /// Whether the worker has a table now.
@@ -30,11 +33,27 @@ pub(crate) enum Loaded {
 }
 
 impl Objects {
-    /// Opens a file, within the time limit.
+    /// Opens a file, within the time limit, unless its device is one whose files hang.
     pub(crate) fn open(&self, wanted: &Wanted) -> Result<Opened, OpenError> {
-        let (roots, wanted) = (Arc::clone(&self.roots), wanted.clone());
-        let opened = self.timed.run(self.timeouts.open, move || open_mapped(&wanted, &roots));
-        opened.unwrap_or(Err(OpenError::TimedOut))
+        let device = (wanted.file.major, wanted.file.minor);
+        if self.slow_devices().is_left_alone(&device, self.now().elapsed) {
+            return Err(OpenError::TimedOut);
+        }
+        let (roots, to_open) = (Arc::clone(&self.roots), wanted.clone());
+        let opened = self.timed.run(self.timeouts.open, move || open_mapped(&to_open, &roots));
+        opened.unwrap_or_else(|| {
+            self.leave_alone(device);
+            Err(OpenError::TimedOut)
+        })
+    }
+
+    fn leave_alone(&self, device: (u32, u32)) {
+        tracing::debug!(major = device.0, minor = device.1, "files of this device hang");
+        self.slow_devices().blame(device, self.now().elapsed);
+    }
+
+    fn slow_devices(&self) -> MutexGuard<'_, Offenders<(u32, u32)>> {
+        self.slow_devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens and reads a file.
@@ -64,7 +83,7 @@ impl Objects {
         let image = vdso::image().inspect_err(|error| tracing::warn!(%error, "the vDSO cannot be read")).ok()?;
         let descriptor = image;
         let change = change_of_stat(&fstat(&descriptor).ok()?);
-        let opened = Opened { descriptor, change, deleted: false };
+        let opened = Opened { descriptor, change, deleted: false, is_remote: false };
         let wanted = Wanted {
             file: crate::MappedFile { path: vdso::PATH.into(), ..Default::default() },
             tgid: std::process::id(),
@@ -116,6 +135,9 @@ impl Objects {
                     count(&self.counters.worker_failed_requests);
                     return Err(Failure::NoWorker);
                 }
+            }
+            if fault.is_timeout() && opened.is_remote && client.hung_asleep() {
+                self.leave_alone((wanted.file.major, wanted.file.minor));
             }
             // What hung would hold up everybody again: it has to wait.
             if strikes >= MAX_STRIKES || fault.is_timeout() {

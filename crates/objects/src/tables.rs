@@ -111,6 +111,26 @@ pub(crate) fn check(memfd: BorrowedFd<'_>, unwind_bytes: u64, symbol_bytes: u64)
     if bytes == expected { Ok(bytes) } else { Err(TablesError::Malformed("size")) }
 }
 
+/// An object's tables as the agent holds them.
+#[derive(Debug)]
+pub(crate) struct StoredTables {
+    pub(crate) memfd: OwnedFd,
+    /// Of the table for unwinding.
+    pub(crate) unwind_bytes: u64,
+    /// Of the table for naming.
+    pub(crate) symbol_bytes: u64,
+    /// The memfd's size.
+    pub(crate) bytes: u64,
+}
+
+impl StoredTables {
+    /// Takes a memfd if it is sealed and as large as tables of these sizes make it.
+    pub(crate) fn new(memfd: OwnedFd, unwind_bytes: u64, symbol_bytes: u64) -> Result<Self, TablesError> {
+        let bytes = check(memfd.as_fd(), unwind_bytes, symbol_bytes)?;
+        Ok(Self { memfd, unwind_bytes, symbol_bytes, bytes })
+    }
+}
+
 /// Tables as the worker reads them.
 pub(crate) struct Tables {
     file: File,

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Threads that hang at the same time.
-pub(crate) const MAX_STUCK: usize = 8;
+pub(crate) const MAX_STUCK: usize = 32;
 
 type Job = Box<dyn FnOnce() + Send>;
 

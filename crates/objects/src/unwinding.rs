@@ -6,7 +6,7 @@
 //! for a while.
 //!
 //! **In**: snapshots (hostile), mappings. **Out**: stacks (checked by the client). **Units**: bytes, addresses of the
-//! process. **Limits**: those of `protocol` for a batch; [`MAX_FAILURES`] for a call; [`MAX_SUSPECTS`].
+//! process. **Limits**: those of `protocol` for a batch; [`MAX_FAILURES`] for a call.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -21,51 +21,15 @@ use crate::client::{Batch, Client, Fault};
 use crate::counters::count;
 use crate::held::Part;
 use crate::needed::needed;
+use crate::offenders::Offenders;
 use crate::protocol::{MAX_BATCH_BYTES, MAX_BATCH_SAMPLES, MAX_MAPS, MAX_STACK_BYTES, STACKS_PER_REPLY, SampleMeta};
 use crate::reading::Loaded;
 use crate::{Objects, UnwindRequest};
 
 /// Workers that one call may cost; then the rest of its samples fail.
 const MAX_FAILURES: u32 = 16;
-/// Processes remembered for deadly stacks; past that all are forgiven.
-const MAX_SUSPECTS: usize = 1024;
 /// Deadly stacks of one process until it is left alone.
-const TOLERATED: u32 = 2;
-/// For how long, at first; doubles each time.
-const FIRST_REST: Duration = Duration::from_secs(60);
-const LONGEST_REST: Duration = Duration::from_secs(3600);
-
-/// Processes with deadly stacks, known by their mappings.
-#[derive(Debug, Default)]
-pub(crate) struct Suspects {
-    /// How many deadly stacks, and until when it is left alone.
-    processes: FxHashMap<u64, (u32, Duration)>,
-}
-
-impl Suspects {
-    fn key(maps: &[MapEntry]) -> u64 {
-        let mut hash = FxHasher::default();
-        for map in maps {
-            (map.start, map.end, map.object).hash(&mut hash);
-        }
-        hash.finish()
-    }
-
-    fn is_left_alone(&self, maps: &[MapEntry], now: Duration) -> bool {
-        !self.processes.is_empty() && self.processes.get(&Self::key(maps)).is_some_and(|(_, until)| now < *until)
-    }
-
-    fn blame(&mut self, maps: &[MapEntry], now: Duration) {
-        if self.processes.len() >= MAX_SUSPECTS {
-            self.processes.clear();
-        }
-        let (deadly, until) = self.processes.entry(Self::key(maps)).or_default();
-        *deadly = deadly.saturating_add(1);
-        if let Some(again) = deadly.checked_sub(TOLERATED) {
-            *until = now + (FIRST_REST * 2_u32.saturating_pow(again.min(10))).min(LONGEST_REST);
-        }
-    }
-}
+pub(crate) const TOLERATED_STACKS: u32 = 2;
 
 impl Objects {
     /// Unwinds snapshots: one stack for each, in order. A worker that dies or hangs on one costs that one:
@@ -101,7 +65,7 @@ impl Objects {
                         tracing::debug!(%error, "a stack is deadly for the worker");
                         count(&self.counters.worker_failed_requests);
                         if let Some(maps) = maps_of(request, stacks.len()) {
-                            self.suspects().blame(maps, self.now().elapsed);
+                            self.suspects().blame(process_key(maps), self.now().elapsed);
                         }
                         stacks.push(failed());
                     } else {
@@ -137,7 +101,7 @@ impl Objects {
             let maps = maps.get(..MAX_MAPS).unwrap_or(maps);
             let stack = sample.stack.get(..MAX_STACK_BYTES).unwrap_or(&sample.stack);
             bytes += stack.len();
-            if bytes > MAX_BATCH_BYTES || self.suspects().is_left_alone(maps, now) {
+            if bytes > MAX_BATCH_BYTES || self.is_left_alone(maps, now) {
                 break;
             }
             let (place, candidates) = places.entry(sample.process).or_insert_with(|| {
@@ -194,9 +158,23 @@ impl Objects {
         objects
     }
 
-    fn suspects(&self) -> MutexGuard<'_, Suspects> {
+    fn is_left_alone(&self, maps: &[MapEntry], now: Duration) -> bool {
+        let suspects = self.suspects();
+        !suspects.is_empty() && suspects.is_left_alone(&process_key(maps), now)
+    }
+
+    /// Processes with deadly stacks, known by their mappings.
+    fn suspects(&self) -> MutexGuard<'_, Offenders<u64>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn process_key(maps: &[MapEntry]) -> u64 {
+    let mut hash = FxHasher::default();
+    for map in maps {
+        (map.start, map.end, map.object).hash(&mut hash);
+    }
+    hash.finish()
 }
 
 fn maps_of(request: &UnwindRequest, sample: usize) -> Option<&[MapEntry]> {

@@ -21,8 +21,8 @@ use profile::{BuildId, ObjectId, ObjectInfo, Segment};
 use rustc_hash::FxHashMap;
 
 use crate::MappedFile;
-use crate::client::StoredTables;
 use crate::open::{Change, OpenError, Wanted, shown_path};
+use crate::tables::StoredTables;
 
 /// Files looked at again in a second, at the most: a look costs microseconds.
 pub(crate) const CHECKS_PER_SECOND: u32 = 1000;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use profile::ObjectId;
 
 use super::{MAX_STRIKES, Now, Registry, TableState};
-use crate::client::StoredTables;
 use crate::held::Part;
+use crate::tables::StoredTables;
 
 /// When evicted tables whose file could not be opened are tried again.
 const TABLES_RETRY: Duration = Duration::from_secs(10);

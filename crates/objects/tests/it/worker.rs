@@ -209,7 +209,7 @@ fn killed_at_random() {
         let killer = scope.spawn(|| {
             let mut kills = 0;
             while !done.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_millis(30 + 7 * (kills % 5)));
+                thread::sleep(Duration::from_millis(60 + 13 * (kills % 5)));
                 if let Some(pid) = Pid::from_raw(room.stats().worker_pid as i32) {
                     kills += u64::from(kill_process(pid, Signal::KILL).is_ok());
                 }
