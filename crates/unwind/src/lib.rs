@@ -7,7 +7,7 @@
 //! How a frame's caller is found, in this order:
 //! 1. a signal frame (augmentation `S`, or the restorer's instructions): the registers that the kernel saved;
 //! 2. a row of `.eh_frame`: `framehop`, where the row is of a kind that it carries out exactly; rows with
-//!    expressions and rows of `.debug_frame` by [`cfi`];
+//!    expressions and rows of `.debug_frame` by the module `cfi`;
 //! 3. no row: the frame pointer, believed only where it makes sense.
 //!
 //! **In**: bytes of target files, and registers, mappings and stack bytes of target processes: all hostile.

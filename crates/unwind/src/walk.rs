@@ -55,12 +55,14 @@ pub(crate) struct Walk<'a> {
     exact: bool,
     /// A signal handler was left: its stack may be another one than the snapshot's.
     crossed_signal: bool,
+    /// The frame pointer was read from the record of a frame that has one.
+    chained: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(maps: &'a [MapEntry], registers: &UserRegisters, stack: &'a [u8]) -> Self {
         let snapshot = Snapshot { start: registers.sp, bytes: stack };
-        Self { maps, snapshot, registers: *registers, exact: true, crossed_signal: false }
+        Self { maps, snapshot, registers: *registers, exact: true, crossed_signal: false, chained: false }
     }
 
     pub(crate) fn run(mut self, unwinder: &mut Unwinder, frames: &mut Vec<UserFrame>) -> StackEnd {
@@ -122,11 +124,14 @@ impl<'a> Walk<'a> {
         }
         let step = unwinder.step(rule, (object, address), self.exact, &self.registers, &mut self.snapshot);
         match step {
-            Step::Caller(registers) => self.checked(registers),
+            Step::Caller(registers) => {
+                self.chained = false;
+                self.checked(registers)
+            }
             Step::Root => Next::End(StackEnd::Root),
             Step::Missing(miss) => Next::End(self.missing(miss)),
             Step::Bad => Next::End(StackEnd::BadFrame),
-            Step::Unknown => self.by_frame_pointer(),
+            Step::Unknown => self.by_frame_pointer(true),
         }
     }
 
@@ -183,15 +188,17 @@ impl<'a> Walk<'a> {
                 return Next::Caller { registers: UserRegisters { pc: now.lr, lr: 0, ..now }, exact: false };
             }
         }
-        self.by_frame_pointer()
+        self.by_frame_pointer(place.code.is_some())
     }
 
     /// The caller by the frame pointer, where that leads somewhere.
-    fn by_frame_pointer(&mut self) -> Next {
+    fn by_frame_pointer(&mut self, in_file: bool) -> Next {
         let now = self.registers;
         if now.fp == 0 {
-            // The outermost frame's mark. A leaf's may be anything.
-            return Next::End(if self.exact { StackEnd::NoTable } else { StackEnd::Root });
+            // The outermost frame's mark, where C libraries and Go begin. A leaf's may be anything, and so may what
+            // generated code leaves in the register unless frames with records led here.
+            let marks = !self.exact && (self.chained || in_file);
+            return Next::End(if marks { StackEnd::Root } else { StackEnd::NoTable });
         }
         if !self.plausible_fp() {
             return Next::End(StackEnd::NoTable);
@@ -199,6 +206,7 @@ impl<'a> Walk<'a> {
         match (self.snapshot.read(now.fp), self.snapshot.read(now.fp.wrapping_add(8))) {
             (Ok(_), Ok(0)) => Next::End(StackEnd::Root),
             (Ok(fp), Ok(pc)) if self.is_code(pc) => {
+                self.chained = true;
                 self.checked(UserRegisters { pc, sp: now.fp.saturating_add(16), fp, lr: pc })
             }
             (Ok(_), Ok(_)) => Next::End(StackEnd::NoTable),

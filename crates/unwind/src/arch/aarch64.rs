@@ -55,3 +55,27 @@ pub(crate) fn framehop_can(row: &PlainRow) -> bool {
         row.cfa_register == FP && row.cfa_offset > 0 && whole(row.cfa_offset, 8) && row.fp.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rows_that_come_out_exactly() {
+        let check = |cfa_register, cfa_offset, fp, ra, want| {
+            let row = PlainRow { cfa_register, cfa_offset, fp, ra };
+            assert_eq!(framehop_can(&row), want, "{cfa_register:?} {cfa_offset} {fp:?} {ra:?}");
+        };
+        check(SP, 0, None, None, true);
+        check(SP, 32, Some(-32), Some(-24), true);
+        check(FP, 16, Some(-16), Some(-8), true);
+        check(FP, 48, Some(-48), Some(-40), true);
+        check(SP, 8, None, None, false);
+        check(SP, -16, None, None, false);
+        check(SP, 32, Some(-32), None, false);
+        check(SP, 32, Some(-30), Some(-24), false);
+        check(SP, i64::MAX - 15, None, Some(i64::MIN), false);
+        check(FP, 16, None, Some(-8), false);
+        check(AArch64::X9, 16, Some(-16), Some(-8), false);
+    }
+}
