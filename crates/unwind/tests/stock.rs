@@ -161,3 +161,31 @@ fn stock_programs_reach_their_root() {
         assert!(whole * 100 >= taken * 95, "{program}: {whole} of {taken}: {ends:?}");
     }
 }
+
+/// Go has no tables, but frame pointers everywhere, and begins its stacks in ways of its own.
+/// The rest is work that the runtime does on a stack of its own, which no snapshot joins to the goroutine's.
+#[test]
+fn go_programs_reach_their_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "package main\n\nimport (\n\t\"fmt\"\n\t\"runtime\"\n)\n\nfunc init() { runtime.LockOSThread() }\n\n\
+                  //go:noinline\nfunc deep(n int) int {\n\tif n == 0 {\n\t\treturn len(fmt.Sprint(n, \"x\"))\n\t}\n\treturn deep(n-1) + 1\n}\n\n\
+                  func main() {\n\tfor {\n\t\tdeep(30)\n\t}\n}\n";
+    std::fs::write(dir.path().join("main.go"), source).unwrap();
+    let mut command = Command::new("go");
+    command.args(["build", "-o", "busy", "main.go"]).current_dir(dir.path()).env("CGO_ENABLED", "0");
+    if !command.env("GO111MODULE", "off").status().is_ok_and(|s| s.success()) {
+        return;
+    }
+    let child = start(dir.path().join("busy").to_str().unwrap(), &[]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let (mut whole, mut taken, mut named) = (0, 0, 0);
+    for i in 0..SAMPLES {
+        std::thread::sleep(Duration::from_millis(u64::from(i % 7) * 3 + 5));
+        let Some(Sample { end, names, .. }) = sample(&child, false) else { break };
+        taken += 1;
+        whole += u32::from(end == StackEnd::Root);
+        named += u32::from(names.iter().any(|n| n == "main.main"));
+    }
+    println!("go: {whole} of {taken} whole, {named} with main.main");
+    assert!(taken > 10 && whole * 100 >= taken * 75 && named * 100 >= taken * 65, "{whole}, {named} of {taken}");
+}
