@@ -177,7 +177,7 @@ impl Objects {
                 if found.is_some_and(|found| found != change) {
                     return None;
                 }
-                self.registry().confirm(info.id, now);
+                self.registry().confirm(info.id, wanted.file.generation, now);
                 Some(info)
             }
             Look::Open => None,

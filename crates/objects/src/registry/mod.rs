@@ -133,6 +133,14 @@ struct Entry {
     used: u64,
 }
 
+impl Entry {
+    fn learn(&mut self, generation: u64) {
+        if self.wanted.file.generation == 0 {
+            self.wanted.file.generation = generation;
+        }
+    }
+}
+
 /// Known files.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -196,7 +204,9 @@ impl Registry {
         }
         let Some(change) = entry.change else { return Look::Known(Arc::clone(&entry.info)) };
         let settled = now.unix_s.saturating_sub(change.changed.0) > SETTLED_AFTER_S;
-        let is_due = !settled || now.elapsed.saturating_sub(entry.checked) >= SETTLED_INTERVAL;
+        // The first that names a generation may be the first of another file.
+        let is_unsure = entry.wanted.file.generation == 0 && wanted.file.generation != 0;
+        let is_due = is_unsure || !settled || now.elapsed.saturating_sub(entry.checked) >= SETTLED_INTERVAL;
         let info = Arc::clone(&entry.info);
         if !is_due || !has_check {
             return Look::Known(info);
@@ -205,10 +215,11 @@ impl Registry {
         Look::Check(info, change)
     }
 
-    /// A file was looked at again and is the same.
-    pub(crate) fn confirm(&mut self, object: ObjectId, now: Now) {
+    /// A file was looked at again and is the same; its inode's generation may be known only now.
+    pub(crate) fn confirm(&mut self, object: ObjectId, generation: u64, now: Now) {
         if let Some(entry) = self.entries.get_mut(&object) {
             entry.checked = now.elapsed;
+            entry.learn(generation);
         }
     }
 
@@ -227,6 +238,7 @@ impl Registry {
             && entry.retry.is_none()
         {
             (entry.change, entry.checked) = (Some(found.change), now.elapsed);
+            entry.learn(wanted.file.generation);
             let info = Arc::clone(&entry.info);
             if let Some(tables) = found.tables {
                 self.store(id, tables);
@@ -308,9 +320,6 @@ impl Registry {
         let (known, asked) = (entry.wanted.file.generation, file.generation);
         if known != 0 && asked != 0 && known != asked {
             return None; // the inode is another file's now
-        }
-        if known == 0 {
-            entry.wanted.file.generation = asked;
         }
         entry.used = uses;
         Some((id, entry))

@@ -47,13 +47,31 @@ fn a_settled_file_is_looked_at_once_a_second_and_a_fresh_one_always() {
                 Look::Known(_) => {}
                 Look::Check(..) => {
                     looks += 1;
-                    registry.confirm(info.id, now(at));
+                    registry.confirm(info.id, 0, now(at));
                 }
                 Look::Open => panic!("it is known"),
             }
         }
         assert_eq!(looks, if changed_s == LONG_AGO { 2 } else { 1500 });
     }
+}
+
+#[test]
+fn the_first_to_name_a_generation_is_looked_at() {
+    let mut registry = Registry::new(LIMITS);
+    let info = registry.insert(&wanted(1), found(change(LONG_AGO), None), now(0));
+    let of = |generation| {
+        let mut wanted = wanted(1);
+        wanted.file.generation = generation;
+        wanted
+    };
+    assert!(matches!(registry.look(&of(0), now(1)), Look::Known(_)));
+    assert!(matches!(registry.look(&of(5), now(2)), Look::Check(..)), "not only after a second");
+    registry.confirm(info.id, 5, now(2));
+    assert!(matches!(registry.look(&of(5), now(3)), Look::Known(_)));
+    assert!(matches!(registry.look(&of(0), now(3)), Look::Known(_)));
+    assert!(matches!(registry.look(&of(6), now(3)), Look::Open));
+    assert!(registry.known(&of(6).file).is_none() && registry.known(&of(5).file).is_some());
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 mod fake;
 mod files;
+mod fuse;
 mod hostile;
 mod real;
 mod sandbox;
@@ -45,8 +46,15 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            let tests =
-                [files::tests(), hostile::tests(), sandbox::tests(), worker::tests(), fake::tests(), real::tests()];
+            let tests = [
+                files::tests(),
+                hostile::tests(),
+                sandbox::tests(),
+                worker::tests(),
+                fake::tests(),
+                real::tests(),
+                fuse::tests(),
+            ];
             let trials = tests.into_iter().flatten().map(|(name, test)| {
                 Trial::test(name, move || {
                     test();
