@@ -189,3 +189,17 @@ pub(crate) fn log_ledger(snapshot: &Snapshot) {
         "final ledger"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_samplers_configuration_says_what_the_settings_say() {
+        let all = config(&Sampling::default());
+        assert_eq!((all.rate_hz, all.target, all.include_self), (19, Target::All, false));
+        let some = config(&Sampling { pids: vec![7], children: true, threads: true, ..Sampling::default() });
+        assert_eq!(some.target, Target::Processes { tgids: vec![7], children: true });
+        assert!(some.per_thread && !some.timestamps && some.kernel_threads);
+    }
+}

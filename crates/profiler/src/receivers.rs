@@ -103,3 +103,32 @@ pub(crate) fn metrics(
     let push = PushSettings { otlp: connection(otlp), interval: settings.metrics.interval, resource };
     Ok(metrics.push(push, runtime)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::settings::Headers;
+
+    #[test]
+    fn every_piece_of_a_connection_arrives() {
+        let otlp = Otlp {
+            endpoint: "https://h:4317".to_owned(),
+            protocol: settings::Protocol::Grpc,
+            headers: Headers(vec![("a".to_owned(), "b".to_owned())]),
+            timeout: Duration::from_secs(3),
+            gzip: true,
+            ca: Some(PathBuf::from("/ca")),
+            client: Some((PathBuf::from("/cert"), PathBuf::from("/key"))),
+        };
+        let c = connection(&otlp);
+        assert_eq!(
+            (c.endpoint.text(), c.protocol, c.compression),
+            ("https://h:4317", Protocol::Grpc, Compression::Gzip)
+        );
+        assert_eq!((c.headers, c.timeout), (otlp.headers.0, otlp.timeout));
+        assert_eq!((c.ca, c.client_certificate.zip(c.client_key)), (otlp.ca, otlp.client));
+    }
+}
