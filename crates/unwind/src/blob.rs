@@ -13,7 +13,7 @@ use profile::Segment;
 use crate::UnwindError;
 use crate::arch::native;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"unwind\0\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"unwind\0\x02");
 
 pub(crate) const MAX_SEGMENTS: usize = 64;
 pub(crate) const MAX_ROOTS: usize = 32;
@@ -87,6 +87,8 @@ pub(crate) struct Blob {
     pub(crate) restorers: Vec<u64>,
     pub(crate) eh_frame: Option<Section>,
     pub(crate) debug_frame: Option<Section>,
+    /// Rows of (start from the base, how far the stack pointer is below the return address): see `go`.
+    pub(crate) distances: Part,
 }
 
 impl Blob {
@@ -117,10 +119,12 @@ impl Blob {
                 Some(s) => [1, s.address, s.bytes.len() as u64, s.index.len() as u64].into_iter().for_each(&mut put),
             }
         }
+        put(self.distances.len() as u64);
         for s in sections.into_iter().flatten() {
             out.extend_from_slice(&s.bytes);
             out.extend_from_slice(&s.index);
         }
+        out.extend_from_slice(&self.distances);
         out
     }
 
@@ -146,17 +150,17 @@ impl Blob {
             words.list(MAX_ROOTS, |w| Ok(RootFunction { range: w.next()?..w.next()?, always: w.next()? != 0 }))?;
         let restorers = words.list(MAX_RESTORERS, Words::next)?;
         let heads = [words.section()?, words.section()?];
+        let distances = bounded(words.next()?)?;
         let mut at = words.at;
+        let mut part = |n: usize| {
+            let range = at..at.saturating_add(n);
+            at = range.end;
+            Part { whole: Arc::clone(&whole), range }
+        };
         let [eh_frame, debug_frame] = heads.map(|head| {
-            head.map(|(address, bytes, index)| {
-                let mut part = |n: usize| {
-                    let range = at..at.saturating_add(n);
-                    at = range.end;
-                    Part { whole: Arc::clone(&whole), range }
-                };
-                Section { address, bytes: part(bytes), index: part(index) }
-            })
+            head.map(|(address, bytes, index)| Section { address, bytes: part(bytes), index: part(index) })
         });
+        let distances = part(distances);
         if at != whole.len() {
             return Err(UnwindError::Blob("its length"));
         }
@@ -167,7 +171,7 @@ impl Blob {
         if base.checked_add(1 << 33).is_none() {
             return Err(UnwindError::Blob("its base"));
         }
-        Ok(Self { segments, base, text, got, roots, restorers, eh_frame, debug_frame })
+        Ok(Self { segments, base, text, got, roots, restorers, eh_frame, debug_frame, distances })
     }
 }
 
@@ -233,12 +237,13 @@ impl Words<'_> {
         if self.next()? == 0 {
             return Ok(None);
         }
-        let address = self.next()?;
-        let size = |n: u64| {
-            usize::try_from(n).ok().filter(|_| n <= MAX_SECTION_BYTES).ok_or(UnwindError::Blob("a section's size"))
-        };
-        Ok(Some((address, size(self.next()?)?, size(self.next()?)?)))
+        Ok(Some((self.next()?, bounded(self.next()?)?, bounded(self.next()?)?)))
     }
+}
+
+fn bounded(bytes: u64) -> Result<usize, UnwindError> {
+    let size = usize::try_from(bytes).ok().filter(|_| bytes <= MAX_SECTION_BYTES);
+    size.ok_or(UnwindError::Blob("a section's size"))
 }
 
 #[cfg(test)]
@@ -258,6 +263,7 @@ mod tests {
             restorers: vec![4200],
             eh_frame: Some(Section { address: 3, bytes: Part::all(vec![1, 2, 3]), index: Part::all(index) }),
             debug_frame: None,
+            distances: Part::all(vec![9; 16]),
         }
     }
 
@@ -273,6 +279,7 @@ mod tests {
         assert_eq!((want.base, want.text, want.got), (got.base, got.text, got.got));
         assert_eq!(content(&want), content(&got));
         assert!(got.debug_frame.is_none());
+        assert_eq!(*got.distances, [9; 16]);
     }
 
     #[test]

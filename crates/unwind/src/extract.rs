@@ -14,6 +14,7 @@ use crate::UnwindError;
 use crate::arch::native;
 use crate::blob::{Blob, MAX_SECTION_BYTES, MAX_SEGMENTS, Part, Section};
 use crate::cfi::{self, Kind};
+use crate::go;
 use crate::roots;
 
 type Endian = object::LittleEndian;
@@ -65,6 +66,7 @@ pub fn extract<'data>(file: impl ReadRef<'data>, limits: &Limits) -> Result<Vec<
             Kind::DebugFrame => blob.debug_frame = Some(section),
         }
     }
+    blob.distances = Part::all(go::rows(&elf, blob.base));
     roots::find(&elf, &mut blob, signal);
     Ok(blob.to_bytes())
 }
@@ -129,7 +131,7 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
         if u32::try_from(highest).is_ok() { 0 } else { lowest & !0xfff }
     }
 
-    fn section(&self, name: &[u8]) -> Option<&'data SectionHeader64<Endian>> {
+    pub(crate) fn section(&self, name: &[u8]) -> Option<&'data SectionHeader64<Endian>> {
         self.sections.iter().find(|s| s.name(self.endian, self.names).is_ok_and(|n| n == name))
     }
 

@@ -8,7 +8,7 @@
 //! 1. a signal frame (augmentation `S`, or the restorer's instructions): the registers that the kernel saved;
 //! 2. a row of `.eh_frame`: `framehop`, where the row is of a kind that it carries out exactly; rows with
 //!    expressions and rows of `.debug_frame` by the module `cfi`;
-//! 3. no row: the frame pointer, believed only where it makes sense.
+//! 3. no row: the frame pointer, believed only where it makes sense; for a leaf of Go code first the runtime's table.
 //!
 //! **In**: bytes of target files, and registers, mappings and stack bytes of target processes: all hostile.
 //! **Out**: [`profile::UserFrame`]s (lookup addresses, leaf first) and a [`profile::StackEnd`].
@@ -23,6 +23,7 @@ mod cfi;
 mod error;
 mod expression;
 mod extract;
+mod go;
 mod roots;
 mod unwinder;
 mod walk;

@@ -17,6 +17,7 @@ use crate::arch::native;
 use crate::blob::{Blob, Part, Section};
 use crate::cfi::{Cfi, Rule};
 use crate::expression::{Memory, Miss};
+use crate::go;
 use crate::walk::Walk;
 
 /// Frames of one stack; those above end as [`StackEnd::TooManyFrames`].
@@ -136,6 +137,12 @@ impl Unwinder {
             *entry = (key, self.cfi.rule(&loaded.blob, address));
         }
         entry.1
+    }
+
+    /// How far the stack pointer is below the return address, where Go's table tells.
+    pub(crate) fn distance(&self, object: ObjectId, address: u64) -> Option<u64> {
+        let blob = &self.objects.get(&object)?.blob;
+        go::distance(&blob.distances, address.checked_sub(blob.base)?)
     }
 
     /// Carries out a rule of an object's tables. `lookup` is the ELF address that the rule stands at; `exact`: it is

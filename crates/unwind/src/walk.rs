@@ -115,7 +115,13 @@ impl<'a> Walk<'a> {
             return Next::End(StackEnd::Root);
         }
         match rule {
-            Rule::Uncovered => return self.without_table(place),
+            Rule::Uncovered => {
+                let distance = self.exact.then(|| unwinder.distance(object, address)).flatten();
+                return match distance {
+                    Some(distance) if native::CALL_PUSHES => self.leaf_at(distance),
+                    _ => self.without_table(place),
+                };
+            }
             Rule::Root => return Next::End(StackEnd::Root),
             // What these rows demand of the frame pointer; `framehop` takes the demand for granted.
             Rule::FramehopByFp if !self.plausible_fp() => return Next::End(StackEnd::BadFrame),
@@ -161,6 +167,22 @@ impl<'a> Walk<'a> {
             Ok(registers) if self.map(registers.pc).is_some() => Next::Caller { registers, exact: true },
             Ok(_) => Next::End(StackEnd::BadFrame),
             Err(miss) => Next::End(self.missing(miss)),
+        }
+    }
+
+    /// The caller of a leaf whose stack pointer is so far below its return address. Where a frame pointer was saved, it
+    /// lies right below that.
+    fn leaf_at(&mut self, distance: u64) -> Next {
+        let now = self.registers;
+        let at = now.sp.wrapping_add(distance);
+        let saved = if distance >= 8 { self.snapshot.read(at.wrapping_sub(8)) } else { Ok(now.fp) };
+        match (saved, self.snapshot.read(at)) {
+            (Ok(fp), Ok(pc)) if self.is_code(pc) => {
+                self.checked(UserRegisters { pc, sp: at.wrapping_add(8), fp, lr: 0 })
+            }
+            (Err(miss), _) | (_, Err(miss)) => Next::End(self.missing(miss)),
+            // The stack was switched in between: the frame pointer may still know.
+            _ => self.by_frame_pointer(true),
         }
     }
 

@@ -184,7 +184,15 @@ fn go_programs_reach_their_root() {
         let Some(Sample { end, names, .. }) = sample(&child, false) else { break };
         taken += 1;
         whole += u32::from(end == StackEnd::Root);
-        named += u32::from(names.iter().any(|n| n == "main.main"));
+        let Some(main) = names.iter().position(|n| n == "main.main") else { continue };
+        named += 1;
+        // No frame is left out, and none is made up from what lies about in the stack.
+        let deep = names.iter().position(|n| n == "main.deep").unwrap_or(main);
+        assert!(names[deep..main].iter().all(|n| n == "main.deep"), "{names:?}");
+        if names.iter().any(|n| n == "fmt.Sprint") {
+            assert_eq!(main - deep, 31, "{names:?}");
+            assert!(deep > 0 && names[deep - 1] == "fmt.Sprint", "{names:?}");
+        }
     }
     println!("go: {whole} of {taken} whole, {named} with main.main");
     assert!(taken > 10 && whole * 100 >= taken * 75 && named * 100 >= taken * 65, "{whole}, {named} of {taken}");
