@@ -137,7 +137,7 @@ impl Setup {
     /// # Errors
     /// When it ends, or is not ready within 30 s.
     pub fn start(self) -> Result<Agent> {
-        let client = reqwest::blocking::Client::builder().timeout(Duration::from_secs(120)).build()?;
+        let client = crate::http::client(Duration::from_secs(120))?;
         let mut agent = Agent { running: self.start.start()?, port: self.port, client };
         wait_for("the agent", Duration::from_secs(30), || {
             agent.running.still_runs()?;

@@ -87,9 +87,10 @@ impl Collector {
             .env("OUT", self.folder.join("out"))
             .start()?;
         let health = format!("http://127.0.0.1:{}/", self.ports.health);
+        let client = crate::http::client(Duration::from_secs(5))?;
         wait_for("the Collector", Duration::from_secs(30), || {
             running.still_runs()?;
-            Ok(reqwest::blocking::get(&health).is_ok_and(|r| r.status().is_success()).then_some(()))
+            Ok(client.get(&health).send().is_ok_and(|r| r.status().is_success()).then_some(()))
         })?;
         self.running = Some(running);
         Ok(())

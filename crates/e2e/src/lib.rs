@@ -9,6 +9,7 @@ pub mod agent;
 pub mod browser;
 pub mod collector;
 pub mod hostile;
+pub mod http;
 pub mod otlp;
 pub mod page;
 pub mod paths;

@@ -81,7 +81,7 @@ impl Pyroscope {
             words.push(format!("-{flag}={}", data.join(name).display()));
         }
         let mut running = Start::new("pyroscope", paths::peer("pyroscope")?, &data).args(words).start()?;
-        let client = reqwest::blocking::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        let client = crate::http::client(Duration::from_secs(60))?;
         let ready = format!("http://127.0.0.1:{port}/ready");
         wait_for("Pyroscope", Duration::from_secs(60), || {
             running.still_runs()?;

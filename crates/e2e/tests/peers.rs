@@ -2,7 +2,7 @@
 //! other tests conclude from the receivers rests on this.
 #![cfg(feature = "live")]
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use e2e::agent::PERIOD_NS;
@@ -88,7 +88,7 @@ fn receivers_tell_back_what_they_got() -> Result<()> {
     let message = message()?;
     let report = profcheck::check_request(&message);
     ensure!(report.conforms(), "the message itself: {report}");
-    let client = reqwest::blocking::Client::new();
+    let client = e2e::http::client(Duration::from_secs(30))?;
     for port in [collector.ports.http, pyroscope.port] {
         let url = format!("http://127.0.0.1:{port}/v1development/profiles");
         let post = client.post(url).header("content-type", "application/x-protobuf").body(message.encode_to_vec());
@@ -102,7 +102,7 @@ fn receivers_tell_back_what_they_got() -> Result<()> {
         ..Row::default()
     });
     let known = Stacks { rows: rows.collect(), ..Stacks::default() };
-    let collected = wait_for("the Collector's file", std::time::Duration::from_secs(10), || {
+    let collected = wait_for("the Collector's file", Duration::from_secs(10), || {
         let all = collector.profiles("http")?;
         Ok((!all.is_empty()).then(|| merged(&all)))
     })?;

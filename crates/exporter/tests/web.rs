@@ -62,6 +62,8 @@ impl Server {
             how_to_allow: "start it with --everyone".to_owned(),
             ..WebSettings::default()
         };
+        // The client wants to know by whose cryptography TLS would be done. An error: it does already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
         let shared = Arc::clone(&store);
