@@ -1,4 +1,4 @@
-//! Work that the system may hold up for ever (opening a file on a dead network or FUSE file system), done by a helper
+//! Work that the system may hold up for ever (opening a file on a dead network or FUSE file system), done by a runner
 //! thread that is left behind when it takes too long.
 //!
 //! **In**: a closure. **Out**: its value, or nothing. **Units**: wall-clock durations.
@@ -18,7 +18,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Runs closures one at a time, each with a time limit.
 #[derive(Debug, Default)]
 pub(crate) struct Timed {
-    helper: Mutex<Option<Sender<Job>>>,
+    runner: Mutex<Option<Sender<Job>>>,
     stuck: Arc<AtomicUsize>,
 }
 
@@ -29,7 +29,7 @@ impl Timed {
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
         if self.stuck.load(Ordering::Relaxed) >= MAX_STUCK {
             return None;
         }
@@ -37,19 +37,19 @@ impl Timed {
         let job: Job = Box::new(move || {
             let _ = reply.send(work()); // nobody waits any more
         });
-        let jobs = match helper.take() {
+        let jobs = match runner.take() {
             Some(jobs) => jobs,
-            None => self.new_helper()?,
+            None => self.new_runner()?,
         };
         jobs.send(job).ok()?;
         match answer.recv_timeout(limit) {
             Ok(value) => {
-                *helper = Some(jobs);
+                *runner = Some(jobs);
                 Some(value)
             }
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                // The helper ends when it gets through, since nobody can send it jobs any more.
+                // The runner ends when it gets through, since nobody can send it jobs any more.
                 self.stuck.fetch_add(1, Ordering::Relaxed);
                 let stuck = Arc::clone(&self.stuck);
                 let leave: Job = Box::new(move || {
@@ -61,7 +61,7 @@ impl Timed {
         }
     }
 
-    fn new_helper(&self) -> Option<Sender<Job>> {
+    fn new_runner(&self) -> Option<Sender<Job>> {
         let (jobs, received) = channel::<Job>();
         let work = move || received.into_iter().for_each(|job| job());
         thread::Builder::new().name("file-opener".into()).spawn(work).ok()?;
