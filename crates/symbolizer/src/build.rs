@@ -3,6 +3,8 @@
 //! **In**: a file of a target, hostile. **Out**: ranges and names that point into it. **Units**: ELF addresses.
 //! **Limits**: [`Limits`]; [`MAX_RAW_NAME_BYTES`] of a name, [`MAX_SECTIONS`]. What is broken is left out.
 
+use std::cell::Cell;
+
 use object::elf::{self, FileHeader64, SectionHeader64, Sym64};
 use object::read::elf::{FileHeader, SectionHeader, Sym};
 use object::read::{ReadRef, StringTable};
@@ -16,7 +18,7 @@ use crate::table::{Limits, TableError};
 pub(crate) type Endian = object::LittleEndian;
 
 /// Bytes of a name; longer ones are cut, and so not demangled.
-pub(crate) const MAX_RAW_NAME_BYTES: usize = 16 << 10;
+const MAX_RAW_NAME_BYTES: usize = 16 << 10;
 /// Section headers looked at.
 const MAX_SECTIONS: usize = 65_536;
 
@@ -39,7 +41,7 @@ pub(crate) fn symbols<'data, R: ReadRef<'data>>(file: R, limits: &Limits) -> Res
         None => Vec::new(),
     };
     if candidates.is_empty() {
-        candidates = gopclntab::functions(&elf, limits.symbols);
+        candidates = gopclntab::functions(&elf, limits);
         candidates.extend(dynamic.iter().flat_map(|table| elf.functions(table)));
     }
     if let Some(table) = &dynamic {
@@ -52,14 +54,30 @@ pub(crate) fn symbols<'data, R: ReadRef<'data>>(file: R, limits: &Limits) -> Res
 pub(crate) struct SymbolTable<'data> {
     pub(crate) symbols: &'data [Sym64<Endian>],
     strings: &'data [u8],
+    budget: NameBudget,
+}
+
+/// How many bytes of names may still be looked at: symbols may share one endless name.
+pub(crate) struct NameBudget(Cell<usize>);
+
+impl NameBudget {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self(Cell::new(limits.name_bytes))
+    }
+
+    /// The name at the start of some bytes; none where it is empty or the budget is spent.
+    pub(crate) fn take<'data>(&self, bytes: &'data [u8]) -> Option<&'data [u8]> {
+        let bytes = bytes.get(..MAX_RAW_NAME_BYTES).unwrap_or(bytes);
+        let name = bytes.get(..self.0.get()).unwrap_or(bytes).split(|&b| b == 0).next()?;
+        self.0.set(self.0.get().saturating_sub(name.len()));
+        (!name.is_empty()).then_some(name)
+    }
 }
 
 impl<'data> SymbolTable<'data> {
     /// A symbol's name; none where it is empty or lies outside.
     pub(crate) fn name(&self, symbol: &Sym64<Endian>, endian: Endian) -> Option<&'data [u8]> {
-        let rest = self.strings.get(usize::try_from(symbol.st_name(endian)).ok()?..)?;
-        let rest = rest.get(..MAX_RAW_NAME_BYTES).unwrap_or(rest);
-        rest.split(|&b| b == 0).next().filter(|name| !name.is_empty())
+        self.budget.take(self.strings.get(usize::try_from(symbol.st_name(endian)).ok()?..)?)
     }
 }
 
@@ -102,7 +120,7 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
         let symbols = self.file.read_slice_at(section.sh_offset(self.endian), count);
         let strings = self.file.read_bytes_at(strings.sh_offset(self.endian), found);
         let (Ok(symbols), Ok(strings)) = (symbols, strings) else { return Ok(None) };
-        Ok(Some(SymbolTable { symbols, strings }))
+        Ok(Some(SymbolTable { symbols, strings, budget: NameBudget::new(limits) }))
     }
 
     fn functions(&self, table: &SymbolTable<'data>) -> Vec<Candidate<'data>> {

@@ -4,15 +4,16 @@
 //! Go's text) and where its description is, which begins with the start again and the offset of its name.
 //!
 //! **In**: a hostile file. **Out**: symbols whose names point into it. **Units**: ELF addresses. **Limits**:
-//! [`MAX_TABLE_BYTES`], and as many functions as the caller allows. What is broken is left out.
+//! [`MAX_TABLE_BYTES`], [`Limits`]. What is broken is left out.
 
 use object::elf::{self, Rela64};
 use object::read::ReadRef;
 use object::read::elf::{Rela, SectionHeader};
 
-use crate::build::{Elf, Endian, MAX_RAW_NAME_BYTES};
+use crate::build::{Elf, Endian, NameBudget};
 use crate::pick::Preference;
 use crate::ranges::Candidate;
+use crate::table::Limits;
 
 const MAX_TABLE_BYTES: u64 = 256 << 20;
 const MAX_RELOCATIONS: u64 = 4 << 20;
@@ -22,11 +23,11 @@ const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
 const MODULE_TEXT: u64 = 22 * 8;
 
 /// The functions of a Go program; none where it is not one.
-pub(crate) fn functions<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limit: usize) -> Vec<Candidate<'data>> {
-    read(elf, limit).unwrap_or_default()
+pub(crate) fn functions<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limits: &Limits) -> Vec<Candidate<'data>> {
+    read(elf, limits).unwrap_or_default()
 }
 
-fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limit: usize) -> Option<Vec<Candidate<'data>>> {
+fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limits: &Limits) -> Option<Vec<Candidate<'data>>> {
     let section = elf.section(b".gopclntab").or_else(|| elf.section(b".data.rel.ro.gopclntab"))?;
     let size = section.sh_size(elf.endian);
     if size > MAX_TABLE_BYTES || section.sh_type(elf.endian) == elf::SHT_NOBITS {
@@ -41,7 +42,8 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limit: usize) -> Option<V
     let &[count, _, text, names, _, _, _, functions] = words.as_slice() else { return None };
     let text = if text == 0 { text_of_module(elf)? } else { text };
     let (text_start, text_end) = elf.code_around(text)?;
-    let count = usize::try_from(count).ok()?.min(limit);
+    let count = usize::try_from(count).ok()?.min(limits.symbols);
+    let budget = NameBudget::new(limits);
     let functions = table.get(usize::try_from(functions).ok()?..)?;
     let names = table.get(usize::try_from(names).ok()?..)?;
     let mut out = Vec::with_capacity(count.min(functions.len() / 8));
@@ -51,8 +53,7 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limit: usize) -> Option<V
         let Some((start, at, end)) = row_at(functions, row) else { break };
         let (start, end) = (text.checked_add(u64::from(start))?, text.checked_add(u64::from(end))?);
         let name = at.checked_add(4).and_then(|at| number(functions, at)).and_then(|name| names.get(name as usize..));
-        let name = name.map(|n| n.get(..MAX_RAW_NAME_BYTES).unwrap_or(n)).and_then(|n| n.split(|&b| b == 0).next());
-        let Some(name) = name.filter(|n| !n.is_empty()) else { continue };
+        let Some(name) = name.and_then(|bytes| budget.take(bytes)) else { continue };
         if start < end && start >= text_start && end <= text_end {
             let preference = Preference::new(true, 0, true, name);
             out.push(Candidate {

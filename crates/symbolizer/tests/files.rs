@@ -103,6 +103,36 @@ fn a_stripped_file_keeps_what_it_exports() {
     assert!(!name_set(&table).contains("hidden"));
 }
 
+/// A million symbols that share one name without an end cost no more than the budget.
+#[test]
+fn one_endless_name() {
+    let symbols = 1_000_000usize;
+    let mut file = fs::read(std::env::current_exe().unwrap()).unwrap()[..64].to_vec();
+    let (table, names) = (64usize, 64 + symbols * 24);
+    let sections = names + (1 << 20);
+    file[0x28..0x30].copy_from_slice(&(sections as u64).to_le_bytes());
+    file[0x38..0x3a].copy_from_slice(&0u16.to_le_bytes());
+    file[0x3c..0x3e].copy_from_slice(&3u16.to_le_bytes());
+    file[0x3e..0x40].copy_from_slice(&2u16.to_le_bytes());
+    for i in 0..symbols as u64 {
+        for word in [1 | 0x12 << 32 | 1 << 48, 0x1000 + i, 1] {
+            file.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    file.resize(sections, b'x');
+    for (kind, link, at, size) in [(1u64, 0u64, 0, symbols * 8), (2, 2, table, symbols * 24), (3, 0, names, 1 << 20)] {
+        // Executable, from 0x1000.
+        for word in [kind << 32, 6, 0x1000, at as u64, size as u64, link, 8, 24] {
+            file.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    let start = std::time::Instant::now();
+    let table = extract(file.as_slice(), &Limits::default()).unwrap();
+    assert!(table.len() <= Limits::default().name_bytes + (64 << 20));
+    assert!(rows(&table) > 0, "the file is what it should be");
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
+}
+
 /// A stripped Go program names its functions as the same program does that was not stripped.
 #[test]
 fn a_stripped_go_program() {
