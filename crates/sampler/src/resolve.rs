@@ -6,8 +6,9 @@
 //!
 //! **In**: [`Process`]es, sample heads, snapshots (hostile: an address in it may at most cause a file to be opened that
 //! the process maps). **Out**: [`Owner`]s, sorted [`MapEntry`]s. **Units**: addresses of the process. **Limits**: what
-//! was not used for two windows is forgotten; within them there are at most as many as samples. [`OPEN_BUDGET`] for each
-//! process and window: past it files stay unopened until the next, and stacks end at them.
+//! was not used for two windows is forgotten; within them there are at most as many owners and files as samples, and
+//! [`MAX_ENTRIES`] mappings, past which all of them are looked at anew. [`OPEN_BUDGET`] for each process and window: past
+//! it files stay unopened until the next, and stacks end at them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ use crate::source::ObjectSource;
 /// Time for opening one process's files in one window. A process may map thousands and put an address of each on its
 /// stack; the others' samples must not wait for that.
 const OPEN_BUDGET: Duration = Duration::from_secs(2);
+/// Mappings of all processes together: some 12 MiB. A process that changes its mappings between any two of its samples
+/// has another set for each of them.
+const MAX_ENTRIES: usize = 1 << 18;
 /// A name for what has none.
 const UNKNOWN: &str = "[unknown]";
 
@@ -55,6 +59,8 @@ pub(crate) struct Resolver<O> {
     objects: O,
     per_thread: bool,
     maps: FxHashMap<u64, Resolved>,
+    /// The sum over `maps`.
+    entries: usize,
     owners: FxHashMap<OwnerKey, (Arc<Owner>, u64)>,
     infos: FxHashMap<ObjectId, (Arc<ObjectInfo>, u64)>,
     /// What opening took in this window, by process.
@@ -71,6 +77,7 @@ impl<O: ObjectSource> Resolver<O> {
             objects,
             per_thread,
             maps: FxHashMap::default(),
+            entries: 0,
             owners: FxHashMap::default(),
             infos: FxHashMap::default(),
             spent: FxHashMap::default(),
@@ -134,6 +141,11 @@ impl<O: ObjectSource> Resolver<O> {
         let epoch = self.epoch;
         if !self.maps.contains_key(&serial) {
             let resolved = self.first_look(process);
+            self.entries = self.entries.saturating_add(resolved.entries.len());
+            if self.entries > MAX_ENTRIES {
+                self.maps.clear();
+                self.entries = resolved.entries.len();
+            }
             self.maps.insert(serial, resolved);
         }
         let Some(resolved) = self.maps.get_mut(&serial) else { return Entries::default() };
@@ -182,6 +194,7 @@ impl<O: ObjectSource> Resolver<O> {
         self.spent.clear();
         let recent = self.epoch.saturating_sub(2);
         self.maps.retain(|_, resolved| resolved.used_at >= recent);
+        self.entries = self.maps.values().map(|resolved| resolved.entries.len()).sum();
         self.owners.retain(|_, (_, used_at)| *used_at >= recent);
         let epoch = self.epoch;
         for object in self.maps.values().flat_map(|r| r.entries.iter()).filter_map(|e| e.object) {

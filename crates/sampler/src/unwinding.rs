@@ -52,6 +52,14 @@ impl WaitingList {
     /// Adds one; true when the batch is full.
     pub(crate) fn push(&mut self, waiting: Waiting) -> bool {
         self.bytes += waiting.sample.snapshot.len();
+        if let UserHalf::Snapshot(new) = &waiting.user {
+            let has = |w: &Waiting| matches!(&w.user, UserHalf::Snapshot(known) if Arc::ptr_eq(known, new));
+            // Each set of mappings goes into the request once. A process may have tens of thousands, and change them
+            // between any two of its samples.
+            if !self.list.iter().rev().any(has) {
+                self.bytes += size_of_val(new.as_slice());
+            }
+        }
         self.list.push(waiting);
         self.list.len() >= BATCH_SAMPLES || self.bytes >= BATCH_BYTES
     }
@@ -282,5 +290,12 @@ mod tests {
         let mut big = waiting(UserHalf::Ended(StackEnd::Root));
         big.sample.snapshot = vec![0; BATCH_BYTES];
         assert!(list.push(big));
+        list.take();
+        let entry = MapEntry { start: 0, end: 1, file_offset: 0, object: None };
+        let many = || Arc::new(vec![entry.clone(); BATCH_BYTES / size_of::<MapEntry>() / 2 + 1]);
+        let same = many();
+        assert!(!list.push(waiting(UserHalf::Snapshot(Arc::clone(&same)))));
+        assert!(!list.push(waiting(UserHalf::Snapshot(same))), "it is sent once");
+        assert!(list.push(waiting(UserHalf::Snapshot(many()))));
     }
 }

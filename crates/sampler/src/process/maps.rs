@@ -129,6 +129,16 @@ impl MapSet {
         self.list.get(after.checked_sub(1)?).filter(|m| address < m.end)
     }
 
+    /// Adds a mapping to a set that other processes may share: then this one gets a copy of its own first. False where
+    /// there is no room, for the copy either: one program with many mappings and many children costs what one costs.
+    pub(crate) fn insert_into(set: &mut Arc<Self>, new: Mapping) -> bool {
+        let is_shared = Arc::strong_count(set) > 1;
+        if is_shared && set.budget.bytes.load(Ordering::Relaxed) + set.cost_bytes > MAX_TOTAL_BYTES {
+            return false;
+        }
+        Arc::make_mut(set).insert(new)
+    }
+
     /// Adds a mapping; what lay there before is replaced. False where there is no room.
     pub(crate) fn insert(&mut self, new: Mapping) -> bool {
         let cost = new.cost_bytes();
@@ -249,6 +259,20 @@ mod tests {
             .count();
         assert!(refused > 0);
         assert!(set.cost_bytes <= MAX_BYTES);
+    }
+
+    #[test]
+    fn copies_of_large_sets_are_refused_at_the_limit_too() {
+        let budget = Arc::new(MapBudget::default());
+        let mut parent = MapSet::new(&budget);
+        let at = |i: u64| Mapping { start: i * 2, end: i * 2 + 1, offset: 0, file: file(1) };
+        assert!((0..20_000).all(|i| parent.insert(at(i))));
+        let parent = Arc::new(parent);
+        let mut children = vec![Arc::clone(&parent); 1000];
+        let own = children.iter_mut().filter_map(|child| MapSet::insert_into(child, at(20_000)).then_some(())).count();
+        assert!(own > 0 && own < 1000, "{own}");
+        assert!(budget.bytes.load(Ordering::Relaxed) <= MAX_TOTAL_BYTES);
+        assert!(Arc::ptr_eq(&parent, &children[999]), "a child without room keeps what it was forked with");
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl ProcessTable {
             process.generation = generation;
         }
         let mapping = Mapping { start: map.start, end: map.end, offset: map.offset, file };
-        if !Arc::make_mut(&mut process.maps).insert(mapping) {
+        if !MapSet::insert_into(&mut process.maps, mapping) {
             self.stats.refused_mappings += 1;
         }
     }

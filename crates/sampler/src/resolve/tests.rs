@@ -132,3 +132,26 @@ fn opening_has_a_budget_for_each_process_and_window() {
     resolver.turn();
     assert!(resolver.mappings(process, &head(0x1010), &snapshot)[1].object.is_some());
 }
+
+#[test]
+fn mappings_that_change_between_samples_are_bounded() {
+    const MANY: u64 = MAX_ENTRIES as u64 / 20;
+    let mut table = table();
+    let put = |table: &mut ProcessTable, i: u64| {
+        let start = 0x10_0000 + i * 0x2000;
+        let file = MappedFile { path: b"//anon".to_vec(), ..MappedFile::default() };
+        let map = MapRecord { start, end: start + 0x1000, offset: 0, file };
+        table.apply(&Record { time_mono_ns: 150, cpu: 0, kind: Kind::Map { tgid: 10, map: Box::new(map) } });
+    };
+    (0..MANY).for_each(|i| put(&mut table, i));
+    let mut resolver = Resolver::new(FakeObjects::default(), false);
+    for i in 0..60 {
+        put(&mut table, MANY + i);
+        let entries = resolver.mappings(process(&mut table), &head(0x1010), &[]);
+        assert!(entries[0].object.is_some() && entries.len() as u64 > MANY);
+        let held: usize = resolver.maps.values().map(|r| r.entries.len()).sum();
+        assert!(held <= MAX_ENTRIES && held == resolver.entries, "{held}");
+    }
+    (0..5).for_each(|_| resolver.turn());
+    assert_eq!((resolver.maps.len(), resolver.entries), (0, 0));
+}
