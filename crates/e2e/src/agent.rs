@@ -237,9 +237,12 @@ impl Agent {
     }
 }
 
-/// The profiles of a list that begin and end within a span.
+/// The profiles of a list that begin and end within a span, give or take a tenth of a second: wall-clock time is slewed
+/// while windows follow the monotonic clock, so that ends are a few nanoseconds apart. Windows are seconds long.
 #[must_use]
 pub fn within(profiles: &[otlp::Received], from_unix_ns: u64, to_unix_ns: u64) -> Vec<otlp::Received> {
-    let inside = |r: &&otlp::Received| r.stacks.from_unix_ns >= from_unix_ns && r.stacks.to_unix_ns <= to_unix_ns;
+    const SLACK_NS: u64 = 100_000_000;
+    let (from, to) = (from_unix_ns - SLACK_NS, to_unix_ns + SLACK_NS);
+    let inside = |r: &&otlp::Received| r.stacks.from_unix_ns >= from && r.stacks.to_unix_ns <= to;
     profiles.iter().filter(inside).cloned().collect()
 }

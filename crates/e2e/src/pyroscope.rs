@@ -131,14 +131,17 @@ impl Pyroscope {
     }
 
     /// The stacks that a selector such as `{service_name="x"}` matches, in CPU nanoseconds, of profiles that begin within
-    /// the span (Unix nanoseconds; none: the last hour).
+    /// the span (Unix nanoseconds, give or take a tenth of a second; none: the last hour).
     ///
     /// # Errors
     /// When it does not answer, or its flame graph makes no sense.
     pub fn nanoseconds(&self, process: &str, selector: &str, span: Option<(u64, u64)>) -> Result<Stacks> {
         let body = json!({ "profileTypeID": CPU, "labelSelector": selector, "maxNodes": NODES });
-        let answer =
-            self.ask("SelectMergeStacktraces", body, span.map(|(from, to)| (from / 1_000_000, to / 1_000_000 - 1)))?;
+        let answer = self.ask(
+            "SelectMergeStacktraces",
+            body,
+            span.map(|(from, to)| (from / 1_000_000 - 100, to / 1_000_000 - 100)),
+        )?;
         let graph = &answer["flamegraph"];
         let mut rows = rows(graph).with_context(|| format!("Pyroscope's flame graph of {selector}"))?;
         rows.iter_mut().for_each(|r| process.clone_into(&mut r.process));

@@ -104,6 +104,9 @@ fn a_replaced_or_deleted_binary_keeps_its_own_names() -> Result<()> {
             rows.heaviest(3)
         );
     }
+    // What is gone from the disk is the same service as before, under the same name.
+    let rows = stacks.of_pid(deleted.pid()).only(|r| !r.process.starts_with("hostile"));
+    ensure!(rows.rows.iter().all(|r| r.process == "gone"), "another name for a deleted binary: {}", rows.heaviest(1));
     sound(&mut agent)?;
     agent.stop()?.success()?;
     Ok(())

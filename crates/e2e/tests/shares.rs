@@ -1,6 +1,7 @@
 //! The shares that we tell are the workload's own, over the whole chain, and every sink tells the same.
 #![cfg(feature = "live")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -44,7 +45,16 @@ fn near(what: &str, ours: f64, truth: f64, samples: u64) -> Result<()> {
     Ok(())
 }
 
-fn same(what: &str, a: &Stacks, b: &Stacks) -> Result<()> {
+/// Kernel threads are one resource where processes are resources: `theirs` knows them as `[kernel]`.
+fn same(what: &str, ours: &Stacks, theirs: &Stacks) -> Result<()> {
+    let known: BTreeSet<&str> = theirs.rows.iter().map(|r| r.process.as_str()).collect();
+    let mut ours = ours.clone();
+    for row in &mut ours.rows {
+        if !known.contains(row.process.as_str()) {
+            "[kernel]".clone_into(&mut row.process);
+        }
+    }
+    let (a, b) = (&ours, theirs);
     figure(format!("{what}: {} and {} samples, {} stacks", a.total(), b.total(), a.by_stack().len()));
     let differ = differences(a, b);
     ensure!(
@@ -58,7 +68,15 @@ fn same(what: &str, a: &Stacks, b: &Stacks) -> Result<()> {
 
 /// What the Collector has of the windows that the pprof endpoint told of.
 fn of_span(all: &[Received], span: &Stacks) -> Stacks {
-    merged(&within(all, span.from_unix_ns, span.to_unix_ns))
+    let inside = merged(&within(all, span.from_unix_ns, span.to_unix_ns));
+    let seconds = |ns: u64| (ns as f64 - span.from_unix_ns as f64) / 1e9;
+    let mut exports: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    for one in all {
+        *exports.entry((one.stacks.from_unix_ns, one.stacks.to_unix_ns)).or_default() += one.stacks.total();
+    }
+    let told = exports.iter().map(|((from, to), n)| format!("{:.3}..{:.3}: {n}", seconds(*from), seconds(*to)));
+    figure(format!("exports, in seconds from the file's beginning: {}", told.collect::<Vec<_>>().join(", ")));
+    inside
 }
 
 /// Alpha's share of both instances together.
@@ -162,7 +180,7 @@ fn a_recorded_file_tells_the_truth_of_rust_and_go() -> Result<()> {
     let stacks = pprof::stacks(&profile)?;
     let (from, to) = (stacks.from_unix_ns, stacks.to_unix_ns);
     let ours = stacks.of_pid(rust.process.pid());
-    let (alpha, beta) = ("Spinner<split_rust::Alpha>", "Spinner<split_rust::Beta>");
+    let (alpha, beta) = ("Spinner<split::Alpha>", "Spinner<split::Beta>");
     ensure!(ours.with(alpha) > 0, "no demangled generic: {}", ours.heaviest(3));
     near("Rust, 90:10", ours.percent(alpha, beta), rust.truth()?.percent(from, to)?, ours.total())?;
     let ours = stacks.of_pid(go.process.pid());

@@ -13,6 +13,9 @@ use super::ResourceSettings;
 /// The name of the one resource of all kernel threads: their own names are many and change.
 pub(crate) const KERNEL: &str = "[kernel]";
 
+/// What the kernel puts behind the path of a file that has no name any more.
+const DELETED: &str = " (deleted)";
+
 /// What tells resources apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ResourceKey<'a> {
@@ -28,10 +31,12 @@ impl<'a> ResourceKey<'a> {
         if owner.kernel_thread {
             return Self { executable: KERNEL, path: "", container: None, process };
         }
-        let file = owner.executable_path.rsplit('/').next().unwrap_or_default();
+        // A program that was replaced while it runs is the same service as before.
+        let path = owner.executable_path.strip_suffix(DELETED).unwrap_or(&owner.executable_path);
+        let file = path.rsplit('/').next().unwrap_or_default();
         Self {
             executable: if file.is_empty() { &owner.process_name } else { file },
-            path: &owner.executable_path,
+            path,
             container: owner.container_id.as_deref().filter(|id| !id.is_empty()),
             process,
         }
@@ -135,6 +140,16 @@ mod tests {
             ResourceKey::of(&owner, &settings),
             ResourceKey::of(&Builder::owner(8, "/usr/bin/app", "x"), &settings)
         );
+    }
+
+    #[test]
+    fn a_replaced_program_is_the_same_service() {
+        let settings = ResourceSettings::default();
+        let (new, old) = (Builder::owner(7, "/usr/bin/app", "app"), Builder::owner(6, "/usr/bin/app (deleted)", "app"));
+        assert_eq!(ResourceKey::of(&old, &settings), ResourceKey::of(&new, &settings));
+        let sealed = Builder::owner(9, "/memfd:sealed (deleted)", "sealed");
+        let resource = ResourceKey::of(&sealed, &settings).resource(&settings);
+        assert!(has(&resource, "process.executable.name", "memfd:sealed"));
     }
 
     #[test]
