@@ -1,7 +1,7 @@
 //! The names that were asked for before.
 //!
 //! **In**: the worker's answers. **Out**: the same, without asking. **Limits**: so many addresses as the constructor
-//! says, in two halves: what was not used while the younger half filled up is forgotten. That an address has no name
+//! says and [`MAX_TEXT_BYTES`], in two halves: what was not used while the younger half filled up is forgotten. That an address has no name
 //! is believed for [`NEGATIVE_WINDOWS`] windows, since a worker that had just died says the same.
 
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 use profile::{ElfAddress, ObjectId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+/// Bytes of names in each half. A hostile file has one of kilobytes for every address.
+const MAX_TEXT_BYTES: usize = 16 << 20;
 /// A minute of windows.
 const NEGATIVE_WINDOWS: u64 = 12;
 
@@ -36,6 +38,8 @@ pub(crate) struct Cache {
     old: FxHashMap<Key, Answer>,
     /// Texts of the names in `young`, each once.
     texts: FxHashSet<Arc<str>>,
+    /// Bytes of `texts`.
+    text_bytes: usize,
     window: u64,
 }
 
@@ -46,6 +50,7 @@ impl Cache {
             young: FxHashMap::default(),
             old: FxHashMap::default(),
             texts: FxHashSet::default(),
+            text_bytes: 0,
             window: 0,
         }
     }
@@ -59,7 +64,11 @@ impl Cache {
     #[expect(clippy::option_option, reason = "not asked yet, and asked in vain, are two answers")]
     pub(crate) fn get(&mut self, key: Key) -> Option<Option<Named>> {
         if !self.young.contains_key(&key) {
-            let answer = self.old.remove(&key)?;
+            let mut answer = self.old.remove(&key)?;
+            if let Answer::Named(named) = &mut answer {
+                named.name = self.adopt(&named.name);
+                named.system_name = self.adopt(&named.system_name);
+            }
             self.insert(key, answer);
         }
         match self.young.get(&key)? {
@@ -80,20 +89,29 @@ impl Cache {
     }
 
     fn insert(&mut self, key: Key, answer: Answer) {
-        if self.young.len() >= self.half {
+        if self.young.len() >= self.half || self.text_bytes >= MAX_TEXT_BYTES {
             self.old = std::mem::take(&mut self.young);
             self.texts.clear();
+            self.text_bytes = 0;
         }
         self.young.insert(key, answer);
+    }
+
+    /// A text of the older half, shared with equal ones of the younger.
+    fn adopt(&mut self, text: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        self.text_bytes = self.text_bytes.saturating_add(text.len());
+        self.texts.insert(Arc::clone(text));
+        Arc::clone(text)
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);
         }
-        let text: Arc<str> = Arc::from(text);
-        self.texts.insert(Arc::clone(&text));
-        text
+        self.adopt(&Arc::from(text))
     }
 }
 
@@ -114,6 +132,18 @@ mod tests {
             assert!(cache.len() <= 10);
         }
         assert_eq!(cache.get(key(1)), None);
+    }
+
+    #[test]
+    fn long_names_are_bounded_by_their_bytes() {
+        let mut cache = Cache::new(1 << 20);
+        for n in 0..20_000 {
+            let long = format!("{n:04096}");
+            cache.put(key(n), Some((&long, &long)));
+            // What is used stays, and does not make the rest grow.
+            assert!(cache.get(key(0)).flatten().is_some());
+            assert!(cache.len() * 4096 <= 2 * MAX_TEXT_BYTES + 4 * 4096, "{}", cache.len());
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! **In**: [`Window`]s (from the sampler: trusted in shape, hostile in texts), names from a [`NameSource`] (hostile).
 //! **Out**: [`Profile`]s that pass [`Profile::check`]. **Units**: as in `profile`. **Limits**: [`NamerLimits`]; the
-//! rest is as large as the window. Each distinct frame of a window is named once, and an address of a file is asked
-//! for once as long as the cache holds it.
+//! rest is as large as the window, up to [`MAX_WINDOW_LOCATIONS`] distinct frames and [`MAX_WINDOW_TEXT_BYTES`] of new
+//! names; past the first, user frames of one file are one frame without an address; past the second, names are short.
+//! Each distinct frame of a window is named once, and an address of a file is asked for once as long as the cache holds
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +27,13 @@ use crate::text::{MAX_NAME_BYTES, shown};
 const MAX_QUESTION: usize = 4096;
 /// Bytes of the file's name in `file+0x10`.
 const MAX_FILE_NAME_BYTES: usize = 512;
+
+/// Distinct frames of one window that are told apart. Ordinary windows have some thousand; a hostile process that makes
+/// up its stacks has a million.
+const MAX_WINDOW_LOCATIONS: usize = 1 << 17;
+/// Bytes of names that one window brings before further ones are cut to [`SHORT_NAME_BYTES`].
+const MAX_WINDOW_TEXT_BYTES: usize = 32 << 20;
+const SHORT_NAME_BYTES: usize = 64;
 
 /// Where the names of addresses in files come from.
 pub trait NameSource {
@@ -133,6 +142,9 @@ impl Namer {
         for frame in window.entries.iter().flat_map(|e| e.stack.iter()) {
             let Frame::Object { object, address } = *frame else { continue };
             let key = (object, address);
+            if seen.len() >= MAX_WINDOW_LOCATIONS {
+                break;
+            }
             if !seen.insert(key) {
                 continue;
             }
@@ -147,15 +159,18 @@ impl Namer {
                 None => {}
             }
         }
+        let mut text_bytes = 0_usize;
         for (object, mut addresses) in questions {
             addresses.sort_unstable();
             for addresses in addresses.chunks(MAX_QUESTION) {
                 let mut answers = source.names(object, addresses).into_iter();
                 for &address in addresses {
                     let answer = answers.next().flatten().filter(|a| !a.name.is_empty());
+                    let longest = if text_bytes < MAX_WINDOW_TEXT_BYTES { MAX_NAME_BYTES } else { SHORT_NAME_BYTES };
                     let text = answer.as_ref().map(|a| {
-                        let name = shown(&a.name, MAX_NAME_BYTES);
-                        let system = shown(&a.system_name, MAX_NAME_BYTES);
+                        let name = shown(&a.name, longest);
+                        let system = shown(&a.system_name, longest);
+                        text_bytes = text_bytes.saturating_add(name.len()).saturating_add(system.len());
                         let system = if system.is_empty() { name.clone() } else { system };
                         (name, system)
                     });
@@ -221,6 +236,14 @@ impl<'a> Naming<'a> {
         if let Some(&known) = self.frames.get(frame) {
             return known;
         }
+        if self.frames.len() >= MAX_WINDOW_LOCATIONS {
+            match frame {
+                Frame::Object { object, .. } => return self.any_of_file(*object),
+                Frame::Unmapped { mapping, .. } => return self.any_unmapped(mapping),
+                // The kernel has only so many functions, and there are few reasons.
+                Frame::Kernel(_) | Frame::Cut(_) => {}
+            }
+        }
         let location = match frame {
             Frame::Kernel(address) => self.kernel_frame(*address),
             Frame::Object { object, address } => self.object_frame(*object, *address),
@@ -258,9 +281,21 @@ impl<'a> Naming<'a> {
     }
 
     fn unmapped_frame(&mut self, mapping: &str, address: UserAddress) -> u32 {
-        let name = mapping.rsplit('/').next().unwrap_or_default();
-        let anonymous = name.is_empty() || mapping == "//anon";
-        self.unnamed(None, if anonymous { "[anon]" } else { name }, address.0)
+        self.unnamed(None, unmapped_name(mapping), address.0)
+    }
+
+    /// The one location of all frames of a file that are too many to be told apart.
+    fn any_of_file(&mut self, object: ObjectId) -> u32 {
+        let mapping = self.mapping(object);
+        let file = self.window.objects.get(&object).map_or("[unknown]", |info| info.file_name());
+        let name: Arc<str> = format!("{}+?", shown(file, MAX_FILE_NAME_BYTES)).into();
+        self.put(mapping, 0, &Named { system_name: Arc::clone(&name), name }, LocationKind::Native, false)
+    }
+
+    /// The same for frames in no file.
+    fn any_unmapped(&mut self, mapping: &str) -> u32 {
+        let name: Arc<str> = format!("{}+?", shown(unmapped_name(mapping), MAX_FILE_NAME_BYTES)).into();
+        self.put(None, 0, &Named { system_name: Arc::clone(&name), name }, LocationKind::Native, false)
     }
 
     fn unnamed(&mut self, mapping: Option<u32>, file: &str, address: u64) -> u32 {
@@ -293,6 +328,12 @@ impl<'a> Naming<'a> {
         self.mappings.insert(object, mapping);
         Some(mapping)
     }
+}
+
+/// What stands for the file where a frame is in none.
+fn unmapped_name(mapping: &str) -> &str {
+    let name = mapping.rsplit('/').next().unwrap_or_default();
+    if name.is_empty() || mapping == "//anon" { "[anon]" } else { name }
 }
 
 fn mapping_of(info: &ObjectInfo, path: u32) -> Mapping {

@@ -258,3 +258,34 @@ fn fifty_thousand_frames() {
         assert!(took.as_secs() < 10, "{what}: {took:?}");
     }
 }
+
+/// A name of four kilobytes for every address.
+struct Endless;
+
+impl NameSource for Endless {
+    fn names(&self, _: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
+        let name = |a: &ElfAddress| {
+            Some(SymbolName { name: format!("{:04000}", a.0), system_name: format!("_{:03999}", a.0) })
+        };
+        addresses.iter().map(name).collect()
+    }
+}
+
+/// What one process can make up within a window, with a file of its own that has a name for everything.
+#[test]
+fn a_window_of_made_up_stacks_is_bounded() {
+    const STACKS: u64 = 140;
+    let in_file = (0..STACKS).map(|i| (0, (0..1000).map(|f| in_object(1, 0x1000 + i * 1000 + f)).collect(), 1));
+    let anonymous = Frame::Unmapped { mapping: "//anon".into(), address: UserAddress(7) };
+    let last = (1, vec![anonymous, Frame::Kernel(0xffff_ffff_8100_0004), Frame::Cut(StackEnd::BadFrame)], 5);
+    let window = window(in_file.chain([last]).collect());
+    let profile = Namer::new(kernel(), NamerLimits::default()).name(&window, &Endless);
+    assert_eq!((profile.check(), profile.samples()), (Ok(()), STACKS + 5));
+    assert!(profile.locations.len() < (1 << 17) + 10, "{}", profile.locations.len());
+    let bytes: usize = profile.strings.iter().map(|s| s.len()).sum();
+    assert!(bytes < 64 << 20, "{bytes}");
+    assert!(profile.strings.iter().all(|s| !s.is_empty() || Arc::ptr_eq(s, &profile.strings[0])));
+    for text in ["one+?", "[anon]+?", "do_it", "[cut: bad_frame]"] {
+        assert!(profile.strings.iter().any(|s| &**s == text), "{text}");
+    }
+}
