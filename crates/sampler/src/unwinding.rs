@@ -292,7 +292,7 @@ mod tests {
         assert!(list.push(big));
         list.take();
         let entry = MapEntry { start: 0, end: 1, file_offset: 0, object: None };
-        let many = || Arc::new(vec![entry.clone(); BATCH_BYTES / size_of::<MapEntry>() / 2 + 1]);
+        let many = || Arc::new(vec![entry; BATCH_BYTES / size_of::<MapEntry>() / 2 + 1]);
         let same = many();
         assert!(!list.push(waiting(UserHalf::Snapshot(Arc::clone(&same)))));
         assert!(!list.push(waiting(UserHalf::Snapshot(same))), "it is sent once");
