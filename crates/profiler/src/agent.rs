@@ -50,6 +50,7 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         tracing::info!(variables, "a configuration file is used: these variables count only where it refers to them");
     }
     target::check_pid_namespace()?;
+    target::check_capabilities()?;
     target::check_processes(&settings.sampling.pids)?;
     let listener = listen::bind(settings.web.listen)?;
     let address = listener.local_addr().context("the listening socket has no address")?;

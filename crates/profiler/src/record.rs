@@ -43,6 +43,7 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<ExitCode> {
     // Everything that can be refused is refused before anything starts.
     let output = Output::prepare(&args.output)?;
     target::check_pid_namespace()?;
+    target::check_capabilities()?;
     target::check_processes(&settings.sampling.pids)?;
     let plan = Plan { length: duration.or(args.command.is_empty().then_some(USUAL_DURATION)), rows: args.top };
     if args.command.is_empty() {

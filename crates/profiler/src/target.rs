@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{bail, ensure};
+use caps::{CapSet, Capability};
 
 /// The inode of the initial pid namespace, the same in every kernel.
 pub(crate) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -45,9 +46,35 @@ pub(crate) fn check_pid_namespace() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What nothing starts without, looked at before anything is started: one line instead of the trouble of each part.
+///
+/// # Errors
+/// A capability that is missing.
+pub(crate) fn check_capabilities() -> anyhow::Result<()> {
+    let held = |c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(true);
+    missing(held).map_or(Ok(()), |name| {
+        bail!(
+            "{name} is missing: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE; `profiler check` says \
+             what each is for"
+        )
+    })
+}
+
+fn missing(held: impl Fn(Capability) -> bool) -> Option<Capability> {
+    [Capability::CAP_BPF, Capability::CAP_PERFMON].into_iter().find(|&c| !held(c) && !held(Capability::CAP_SYS_ADMIN))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(missing(|_| false), Some(Capability::CAP_BPF));
+        assert_eq!(missing(|c| c == Capability::CAP_BPF), Some(Capability::CAP_PERFMON));
+        assert_eq!(missing(|c| c != Capability::CAP_SYS_ADMIN), None);
+        assert_eq!(missing(|c| c == Capability::CAP_SYS_ADMIN), None, "it stands in for both");
+    }
 
     #[test]
     fn processes_threads_and_nobody() {

@@ -4,6 +4,8 @@
 //! **In**: the file's text. **Out**: changed [`Settings`]. Parts of the model that a profiler has no use for (traces,
 //! logs, propagators) are skipped, so that one file can serve several programs; what is read is read strictly.
 
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ use super::section::{Section, syntax};
 use super::settings::Settings;
 use super::value::{between, boolean, listen};
 use super::yaml::{Node, parse};
+
+/// Far more than any configuration; a device or a wrong file ends here and not with the machine's memory.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// What stands at the top of the model. Only some of it is read.
 const TOP: &[&str] = &[
@@ -39,8 +44,17 @@ const TOP: &[&str] = &[
 /// # Errors
 /// It can not be read, or the first thing in it that is wrong.
 pub(crate) fn apply(file: &Path, env: &Environment, settings: &mut Settings) -> Result<(), ConfigError> {
-    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+    let text = read_file(file).map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
     apply_text(&text, file, env, settings)
+}
+
+fn read_file(file: &Path) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("it is larger than {} KiB", MAX_FILE_BYTES / 1024)));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, "it is not text in UTF-8"))
 }
 
 fn apply_text(text: &str, file: &Path, env: &Environment, settings: &mut Settings) -> Result<(), ConfigError> {

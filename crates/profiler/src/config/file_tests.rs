@@ -129,3 +129,16 @@ fn secrets_of_a_file_are_not_shown() {
     let error = read("distribution: {profiler: {otlp: {headers: [{name: 'a b', value: hunter2}]}}}\n").unwrap_err();
     assert!(error.contains("a b") && !error.contains("hunter2"), "{error}");
 }
+
+#[test]
+fn a_file_without_an_end_or_without_text_is_refused() {
+    let read = |file: &Path| {
+        apply(file, &Environment::of(&[]), &mut Settings::default()).map_err(|e| e.to_string()).unwrap_err()
+    };
+    let text = read(Path::new("/dev/zero"));
+    assert_eq!(text, "cannot read the configuration file /dev/zero: it is larger than 1024 KiB");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"\xff\xfe").unwrap();
+    let text = read(file.path());
+    assert!(text.ends_with("it is not text in UTF-8"), "{text}");
+}
