@@ -45,6 +45,8 @@ pub(crate) struct Drainer {
     /// The listed processes, where user space has to keep the list.
     family: Option<Family>,
     next_hotplug_mono_ns: u64,
+    /// CPUs whose records were not read for a while, and that nobody knows of yet.
+    blind: bool,
     is_done: bool,
 }
 
@@ -74,6 +76,7 @@ impl Drainer {
             malformed: 0,
             family,
             next_hotplug_mono_ns: 0,
+            blind: false,
             is_done: false,
         })
     }
@@ -156,6 +159,10 @@ impl Drainer {
             batch.record(record);
         });
         self.shared.counted.sideband_records.fetch_add(drained.records, Ordering::Relaxed);
+        if std::mem::take(&mut self.blind) {
+            let kind = Kind::Lost { records: 0 };
+            batch.record(Record { time_mono_ns: batch.complete_to_mono_ns, cpu: 0, kind });
+        }
         // Whatever was in a ring that makes no sense is lost.
         if drained.malformed > 0 {
             let kind = Kind::Lost { records: drained.malformed };
@@ -171,6 +178,9 @@ impl Drainer {
         }
         let Ok(online) = online_cpus() else { return };
         for cpu in self.sideband.follow(&online) {
+            // What was executed there since the CPU came is in no ring: only /proc tells. How many records that were
+            // nobody knows.
+            self.blind = true;
             if let Some(fd) = self.sideband.fd(cpu)
                 && let Err(error) = watch(&self.epoll, cpu, fd)
             {

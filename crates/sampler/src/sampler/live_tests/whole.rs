@@ -1,6 +1,8 @@
 //! Start, stop, limits, CPUs.
 
 use super::*;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 #[test]
 fn the_ledger_is_exact_and_windows_abut() {
@@ -109,4 +111,34 @@ fn a_cpu_that_went_and_came_back_is_sampled_and_its_processes_are_known() {
     let own: Vec<&Row> = rows.iter().filter(|r| r.tgid == tgid && r.comm == "onagain").collect();
     assert!(own.iter().map(|r| r.count).sum::<u64>() >= 5);
     assert!(own.iter().all(|r| r.name == "onagain" && r.file.contains("onagain") || r.file.contains("lib")), "{own:?}");
+}
+
+#[test]
+fn what_was_executed_on_a_cpu_before_its_records_are_read_is_told_by_proc() {
+    let Some(alone) = alone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let program = shell(directory.path(), "early");
+    let text = count_for(2500);
+    let live = start(config(), alone);
+    let Some(offline) = Offline::take("/sys/devices/system/cpu/cpu1/online") else { return };
+    // The next look at the CPUs is then almost a second away.
+    let is_seen = || {
+        thread::sleep(Duration::from_millis(10));
+        live.stats.stats().cpus_online == online_cpus().unwrap().len() as u64
+    };
+    assert!((0..300).any(|_| is_seen()));
+    // Forked on a CPU whose records are read, executed on the other.
+    let mut first = CpuSet::new();
+    first.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &first).unwrap();
+    let before = live.stats.stats().proc_rereads;
+    drop(offline);
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(&program).args(["-c", &text]);
+    let tgid = run(&mut command);
+    assert!(live.stats.stats().proc_rereads > before, "all of /proc is read again");
+    let (rows, _) = live.stop();
+    let of = |name: &str| rows.iter().filter(|r| r.tgid == tgid && r.name == name).map(|r| r.count).sum::<u64>();
+    let all: u64 = rows.iter().filter(|r| r.tgid == tgid).map(|r| r.count).sum();
+    assert!(all > 20 && of("early") * 10 >= all * 8, "{} of {all}: {rows:?}", of("early"));
 }
