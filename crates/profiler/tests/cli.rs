@@ -188,6 +188,8 @@ fn not_root() {
         command
     };
     refused(nobody(&["--listen", "127.0.0.1:0"]), &["CAP_", "root"]);
+    let output = nobody(&["--listen", "127.0.0.1:0"]).output().unwrap();
+    assert_eq!(stderr(&output).lines().count(), 1, "nothing beside that line: {}", stderr(&output));
     refused(nobody(&["record", "-o", "/root/x.svg"]), &["cannot be written"]);
     let output = nobody(&["check", "--listen", "127.0.0.1:0"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
