@@ -242,6 +242,8 @@ fn tls_with_a_token_and_an_own_ca_over_both_protocols() -> Result<()> {
         agent.stop()?.success()?;
     }
     // Without the token, or without the CA, nothing arrives, and the agent goes on.
+    // What the agents before sent at their end takes a moment to be in the file.
+    std::thread::sleep(Duration::from_secs(2));
     for (name, with_ca) in [("no-token", true), ("no-ca", false)] {
         let before = collector.profiles("secure")?.len();
         let mut agent = Setup::new(name, &folder)?.otlp("grpc", &format!("https://127.0.0.1:{}", ports.tls_grpc));
