@@ -187,7 +187,9 @@ impl Running {
         let _ = self.runtime.block_on(async { tokio::time::timeout(WEB_GRACE, self.web).await });
         if let Some(totals) = &self.totals {
             let totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
-            crate::print(&totals.render(TABLE_ROWS));
+            if let Err(error) = crate::print(&totals.render(TABLE_ROWS)) {
+                tracing::error!(error = format!("{error:#}"), "the table is lost");
+            }
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }

@@ -28,6 +28,7 @@ mod worker;
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use cli::Command;
 
 fn main() -> ExitCode {
@@ -72,8 +73,14 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 /// Writes to standard output what the user asked for. A reader that has gone away is not an error.
-fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

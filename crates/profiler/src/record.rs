@@ -145,7 +145,7 @@ fn record(
     log_ledger(&exporter::metrics::Statistics::snapshot(rooms.as_ref()));
     let code = tell(&end, command.as_ref());
     eprintln!("profiler: {} samples in {:.1} s -> {}", whole.samples(), start.elapsed().as_secs_f64(), path.display());
-    crate::print(&table::render(&table::top(&whole, plan.rows)));
+    crate::print(&table::render(&table::top(&whole, plan.rows)))?;
     Ok(code)
 }
 

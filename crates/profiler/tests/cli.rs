@@ -150,6 +150,15 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
+fn a_standard_output_that_is_full() {
+    let mut command = profiler(&["config"]);
+    command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
+}
+
+#[test]
 fn places_that_can_not_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

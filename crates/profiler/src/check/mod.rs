@@ -74,9 +74,9 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     items.extend(host::look(address));
     let report = Report { works: items.iter().all(|i| i.state != State::Fails), items };
     if args.json {
-        crate::print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
+        crate::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
-        crate::print(&text(&report));
+        crate::print(&text(&report))?;
     }
     Ok(if report.works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -136,7 +136,7 @@ pub(crate) fn show(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     line("otlp", s.otlp.as_ref().map_or_else(|| "none".to_owned(), |o| format!("{o:?}")));
     line("metrics", format!("{:?}", s.metrics));
     line("resource", format!("{:?}", s.resource));
-    crate::print(&out);
+    crate::print(&out)?;
     Ok(ExitCode::SUCCESS)
 }
 
