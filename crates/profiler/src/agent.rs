@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::cli::AgentArgs;
-use crate::config::settings::{ProfilesFrom, Settings};
+use crate::config::settings::{Otlp, ProfilesFrom, Settings};
 use crate::config::{self, Environment};
 use crate::host::Host;
 use crate::pipeline::{Pipeline, Rooms, log_ledger};
@@ -59,12 +59,15 @@ pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         version = env!("CARGO_PKG_VERSION"),
         frequency_hz = settings.sampling.frequency_hz,
         page = page(address),
-        otlp = settings.otlp.as_ref().map(|o| o.endpoint.as_str()),
+        otlp = settings.otlp.as_ref().map(Otlp::shown_endpoint),
         "profiling"
     );
-    running.until_stopped(&signals, &settings);
+    let end = running.until_stopped(&signals, &settings);
     running.finish(&settings);
-    Ok(ExitCode::SUCCESS)
+    match end {
+        End::Signal => Ok(ExitCode::SUCCESS),
+        End::Broken => anyhow::bail!("a part of the profiler has failed (see the log): start it again"),
+    }
 }
 
 /// Where a person on this machine finds the page.
@@ -74,6 +77,13 @@ fn page(address: SocketAddr) -> String {
     } else {
         format!("http://{address}/")
     }
+}
+
+/// Why the agent ends.
+enum End {
+    Signal,
+    /// A thread has ended that must not: better no agent than one that samples nothing and looks well.
+    Broken,
 }
 
 /// All rooms, wired.
@@ -150,19 +160,24 @@ impl Running {
         Ok(Self { pipeline, rooms, delivery, push, totals, web, stop_web, runtime })
     }
 
-    /// Waits for a signal. That the processes asked for are gone is told once: their profile can still be looked at.
-    fn until_stopped(&self, signals: &Receiver<Signal>, settings: &Settings) {
+    /// Waits for a signal, or for a thread to fail. That the processes asked for are gone is told once: their profile can still be looked at.
+    fn until_stopped(&self, signals: &Receiver<Signal>, settings: &Settings) -> End {
         let mut told = settings.sampling.pids.is_empty();
         loop {
             match signals.recv_timeout(Duration::from_secs(1)) {
                 Ok(signal) => {
                     tracing::info!(signal = signal.as_str(), "stopping; a second signal stops at once");
-                    return;
+                    return End::Signal;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return End::Signal,
             }
             logging::tell_repeats(false);
+            // The naming thread also ends when the sampler's threads do.
+            if !self.rooms.progress().running() {
+                tracing::error!("windows are not named any more: stopping");
+                return End::Broken;
+            }
             if !told && self.pipeline.target_exited() {
                 told = true;
                 tracing::warn!("every process that was asked for has ended; the page still shows what was seen");

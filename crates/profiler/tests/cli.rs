@@ -150,6 +150,17 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
+fn secrets_of_an_endpoint_are_not_shown() {
+    let mut command = profiler(&["config"]);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hidden@host.example:4318");
+    command.env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hidden");
+    let output = command.output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && shown.contains("host.example:4318"), "{shown}");
+    assert!(!shown.contains("hidden"), "{shown}");
+}
+
+#[test]
 fn a_standard_output_that_is_full() {
     let mut command = profiler(&["config"]);
     command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());

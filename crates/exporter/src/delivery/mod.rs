@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 
 pub use settings::{Compression, DeliverySettings, Endpoint, OtlpSettings, Protocol, RetrySettings};
 pub use stats::{DeliveryStats, DeliveryStatsHandle, MAX_CODES};
+pub use transport::without_credentials;
 
 use crate::otlp::ResourceSettings;
 
@@ -114,7 +115,7 @@ impl Delivery {
         }
         let _entered = runtime.enter();
         let transport = transport::Transport::new(&otlp)?;
-        let endpoint = transport::without_credentials(otlp.endpoint.text());
+        let endpoint = without_credentials(otlp.endpoint.text());
         let shared = Arc::new(worker::Shared::new(settings, ledger, endpoint));
         let task = runtime.spawn(worker::run(Arc::clone(&shared), transport, resource, settings.max_request_bytes));
         Ok(Self { shared, task: Mutex::new(Some(task)) })

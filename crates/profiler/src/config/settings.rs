@@ -124,7 +124,7 @@ impl fmt::Debug for Headers {
 }
 
 /// One OTLP receiver and how to reach it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Otlp {
     /// gRPC: scheme, host and port. HTTP: the whole URL that requests are posted to.
     pub(crate) endpoint: String,
@@ -140,6 +140,28 @@ pub(crate) struct Otlp {
     pub(crate) ca: Option<PathBuf>,
     /// The client's own certificate and key.
     pub(crate) client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Otlp {
+    /// The endpoint as logs may show it: without user, password and query.
+    pub(crate) fn shown_endpoint(&self) -> String {
+        exporter::delivery::without_credentials(&self.endpoint)
+    }
+}
+
+/// For people and their logs: shows no secrets.
+impl fmt::Debug for Otlp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Otlp")
+            .field("endpoint", &self.shown_endpoint())
+            .field("protocol", &self.protocol)
+            .field("headers", &self.headers)
+            .field("timeout", &self.timeout)
+            .field("gzip", &self.gzip)
+            .field("ca", &self.ca)
+            .field("client", &self.client)
+            .finish()
+    }
 }
 
 /// How profiles are pushed.

@@ -44,7 +44,8 @@ impl Transport {
 }
 
 /// An endpoint as log lines may show it: without user and password.
-pub(crate) fn without_credentials(endpoint: &str) -> String {
+#[must_use]
+pub fn without_credentials(endpoint: &str) -> String {
     let (scheme, rest) = endpoint.split_once("://").map_or(("", endpoint), |(scheme, rest)| (scheme, rest));
     let (authority, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
     let host = authority.rsplit('@').next().unwrap_or_default();
