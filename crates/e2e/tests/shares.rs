@@ -66,6 +66,15 @@ fn same(what: &str, ours: &Stacks, theirs: &Stacks) -> Result<()> {
     Ok(())
 }
 
+/// The same with every name's first 900 letters.
+fn shortened(stacks: &Stacks) -> Stacks {
+    let mut stacks = stacks.clone();
+    for frame in stacks.rows.iter_mut().flat_map(|r| &mut r.frames) {
+        *frame = frame.chars().take(900).collect();
+    }
+    stacks
+}
+
 /// What the Collector has of the windows that the pprof endpoint told of.
 fn of_span(all: &[Received], span: &Stacks) -> Stacks {
     let inside = merged(&within(all, span.from_unix_ns, span.to_unix_ns));
@@ -147,7 +156,8 @@ fn every_sink_tells_the_truth_and_the_same() -> Result<()> {
         near(&what, ours.percent("work_alpha", "work_beta"), split.truth()?.percent(from, to)?, ours.total())?;
     }
     same("pprof endpoint and Collector over HTTP", &from_http, &collected_http)?;
-    same("pprof endpoint and page", &from_grpc, &page)?;
+    // The page cuts very long names.
+    same("pprof endpoint and page", &shortened(&from_grpc), &shortened(&page))?;
     // Pyroscope, asked for the same base windows.
     ensure!(
         pyroscope.types()?.iter().any(|t| t == "process_cpu:cpu:nanoseconds:cpu:nanoseconds"),
