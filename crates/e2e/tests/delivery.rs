@@ -232,8 +232,10 @@ fn tls_with_a_token_and_an_own_ca_over_both_protocols() -> Result<()> {
         let agent = Setup::new(name, &folder)?.otlp(protocol, &format!("https://127.0.0.1:{port}"));
         let agent = agent.env("OTEL_EXPORTER_OTLP_PROFILES_HEADERS", &token);
         let agent = agent.env("OTEL_EXPORTER_OTLP_CERTIFICATE", collector.ca()).start()?;
+        // Both: what the agent before sent at its end may come late.
         wait_for("a profile over TLS", Duration::from_secs(30), || {
-            Ok((collector.profiles("secure")?.len() > before).then_some(()))
+            let exported = agent.scrape()?.ledger()?.exported > 0.0;
+            Ok((exported && collector.profiles("secure")?.len() > before).then_some(()))
         })
         .with_context(|| agent.running.errors())?;
         let ledger = agent.scrape()?.ledger()?;
