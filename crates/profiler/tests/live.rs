@@ -173,3 +173,16 @@ fn a_signal_writes_what_there_is() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(fs::read_to_string(&path).unwrap().lines().count() > 0);
 }
+
+#[test]
+fn a_terminal_shows_how_far_a_recording_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.folded");
+    // `script` gives the command a terminal of its own.
+    let line = format!("{PROFILER} record --duration 2s -o {}", path.display());
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").output().unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains("recording all processes [") && seen.contains(" of 2.0 s, "), "{seen}");
+    assert!(fs::read_to_string(&path).unwrap().lines().count() > 0);
+}
