@@ -233,7 +233,7 @@ impl<'a> Writer<'a> {
         if owner.tid.is_some() {
             text("thread", &owner.comm);
         }
-        text("container_id", owner.container_id.as_deref().unwrap_or_default());
+        text("container_id", owner.container_id().unwrap_or_default());
         if let Some(tid) = owner.tid {
             labels.push(proto::Label { key: strings.put("tid"), num: i64::from(tid), ..proto::Label::default() });
         }

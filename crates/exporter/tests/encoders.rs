@@ -7,7 +7,7 @@ use exporter::pprof::{self, PprofOptions};
 use exporter::{flamegraph, folded, table};
 use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
 use profile::named::{Entry, Function, Line, Location, LocationKind, Mapping};
-use profile::{BuildId, Owner, ProcessKey, Profile, Span};
+use profile::{BuildId, Container, Owner, Place, ProcessKey, Profile, Runtime, Span};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -57,7 +57,10 @@ fn owner() -> impl Strategy<Value = Arc<Owner>> {
                 comm,
                 process_name,
                 executable_path,
-                container_id,
+                place: container_id.map(|id| {
+                    let container = Container { id, runtime: Runtime::Unknown, pod: None };
+                    Arc::new(Place { container: Some(container), ..Place::default() })
+                }),
                 kernel_thread,
                 ..Owner::default()
             })

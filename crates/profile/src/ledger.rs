@@ -63,6 +63,8 @@ pub enum DropReason {
     Malformed,
     /// More bytes of samples waited for merging than allowed.
     MergeFull,
+    /// A filter refused its process, and the kernel side did not know that yet.
+    Filtered,
     /// More closed windows waited for names than allowed.
     NamingFull,
     /// More bytes waited for delivery than allowed: the oldest went.
@@ -81,11 +83,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::RingFull,
         Self::Scratch,
         Self::Malformed,
         Self::MergeFull,
+        Self::Filtered,
         Self::NamingFull,
         Self::QueueFull,
         Self::Rejected,
@@ -103,6 +106,7 @@ impl DropReason {
             Self::Scratch => "scratch",
             Self::Malformed => "malformed",
             Self::MergeFull => "merge_full",
+            Self::Filtered => "filtered",
             Self::NamingFull => "naming_full",
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
@@ -118,7 +122,7 @@ impl DropReason {
     pub fn stage(self) -> Stage {
         match self {
             Self::RingFull | Self::Scratch => Stage::Ring,
-            Self::Malformed | Self::MergeFull => Stage::Merge,
+            Self::Malformed | Self::MergeFull | Self::Filtered => Stage::Merge,
             Self::NamingFull => Stage::Naming,
             Self::QueueFull | Self::Rejected | Self::Refused | Self::Expired | Self::TooLarge | Self::Shutdown => {
                 Stage::Queue

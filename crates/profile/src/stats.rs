@@ -58,6 +58,16 @@ pub struct SamplerStats {
     pub table_refusals: u64,
     /// Side-band records applied before their turn, for want of room.
     pub early_records: u64,
+    /// Readings of a process's cgroup and environment.
+    pub place_readings: u64,
+    /// Cgroups known.
+    pub places: u64,
+    /// Samples of a process whose cgroup could not be learned.
+    pub unknown_place_samples: u64,
+    /// Filter verdicts that the kernel side holds.
+    pub verdicts: u64,
+    /// Verdicts that found no room there: their samples are dropped in user space.
+    pub verdicts_refused: u64,
     /// Files that samples wanted, left unopened since their process had used up its time for opening.
     pub deferred_files: u64,
 }
@@ -100,6 +110,23 @@ pub struct NamingStats {
     pub kernel_symbols: u64,
 }
 
+/// Of attribution: who processes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityStats {
+    /// Containers with a known name (a pod's, a runtime's), gone ones included as long as they are kept.
+    pub containers: u64,
+    /// Pods known.
+    pub pods: u64,
+    /// Answers of the kubelet, the API server or a runtime that were understood.
+    pub answers: u64,
+    /// Requests to them that failed: no connection, refused, too slow, not understood.
+    pub failures: u64,
+    /// Distinct containers that were asked for and that nobody knew.
+    pub unknown_containers: u64,
+    /// Names and containers that found no room.
+    pub refused: u64,
+}
+
 /// Everything that one scrape sees, taken at one moment. Exporter's own numbers are the exporter's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -111,4 +138,6 @@ pub struct Snapshot {
     pub objects: ObjectStats,
     /// Names.
     pub naming: NamingStats,
+    /// Who processes are.
+    pub identity: IdentityStats,
 }

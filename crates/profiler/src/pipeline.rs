@@ -136,7 +136,7 @@ impl Statistics for Rooms {
             sampler = stats;
             counts
         });
-        Snapshot { ledger, sampler, objects, naming }
+        Snapshot { ledger, sampler, objects, naming, ..Snapshot::default() }
     }
 }
 
@@ -152,6 +152,7 @@ pub(crate) fn log_ledger(snapshot: &Snapshot) {
         scratch,
         malformed,
         merge_full,
+        filtered,
         naming_full,
         queue_full,
         rejected,
@@ -179,6 +180,7 @@ pub(crate) fn log_ledger(snapshot: &Snapshot) {
         dropped_scratch = scratch,
         dropped_malformed = malformed,
         dropped_merge_full = merge_full,
+        dropped_filtered = filtered,
         dropped_naming_full = naming_full,
         dropped_queue_full = queue_full,
         dropped_rejected = rejected,

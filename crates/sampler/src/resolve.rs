@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profile::{MapEntry, ObjectId, ObjectInfo, Owner, ProcessKey};
+use profile::{Container, MapEntry, ObjectId, ObjectInfo, Owner, Place, ProcessKey, Runtime};
 use rustc_hash::FxHashMap;
 use sampler_abi::{FLAG_KERNEL_THREAD, SampleHead};
 
@@ -68,6 +68,12 @@ pub(crate) struct Resolver<O> {
     budget: Duration,
     deferred: u64,
     epoch: u64,
+}
+
+/// The place of a container of which only the id is known.
+fn place(id: &Arc<str>) -> Arc<Place> {
+    let container = Container { id: Arc::clone(id), runtime: Runtime::Unknown, pod: None };
+    Arc::new(Place { container: Some(container), ..Place::default() })
 }
 
 impl<O: ObjectSource> Resolver<O> {
@@ -128,8 +134,10 @@ impl<O: ObjectSource> Resolver<O> {
             executable_path: executable.map_or_else(|| Arc::from(""), |(_, file)| Arc::clone(&file.name)),
             executable: object.map(|info| info.id),
             cgroup_id: head.cgroup_id,
-            container_id: process.and_then(|p| p.container.id()).cloned(),
+            place: process.and_then(|p| p.container.id()).map(place),
+            declared: None,
             kernel_thread: head.flags & FLAG_KERNEL_THREAD != 0,
+            identity: None,
         });
         self.owners.insert(key, (Arc::clone(&owner), epoch));
         owner

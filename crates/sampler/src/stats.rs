@@ -69,6 +69,11 @@ impl StatsHandle {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counted = &self.counted;
         SamplerStats {
+            place_readings: 0,
+            places: 0,
+            unknown_place_samples: 0,
+            verdicts: 0,
+            verdicts_refused: 0,
             cpus: kernel.cpus.iter().map(row).collect(),
             cpus_attached: kernel.cpus_attached,
             cpus_online: kernel.cpus_online,

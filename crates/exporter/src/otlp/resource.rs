@@ -37,7 +37,7 @@ impl<'a> ResourceKey<'a> {
         Self {
             executable: if file.is_empty() { &owner.process_name } else { file },
             path,
-            container: owner.container_id.as_deref().filter(|id| !id.is_empty()),
+            container: owner.container_id().filter(|id| !id.is_empty()),
             process,
         }
     }
@@ -177,7 +177,7 @@ mod tests {
             ..ResourceSettings::default()
         };
         let mut owner = Builder::owner(7, "/usr/bin/app", "worker");
-        owner.container_id = Some("c0ffee".into());
+        owner.place = Builder::place("c0ffee");
         let resource = ResourceKey::of(&owner, &settings).resource(&settings);
         assert!(has(&resource, "host.name", "given") && has(&resource, "service.name", "from-attributes"));
         assert!(has(&resource, "team", "a") && !has(&resource, "team", "b"));

@@ -127,7 +127,7 @@ fn mappings_carry_every_build_id() {
 fn what_is_asked_for_is_there() {
     let mut owner = Builder::owner(10, "/usr/bin/app", "worker-1");
     owner.tid = Some(17);
-    owner.container_id = Some("c0ffee".into());
+    owner.place = Builder::place("c0ffee");
     let p = Builder::window(0).owned(owner, &["f"], 2).row(10, "/usr/bin/app", &["f"], 3).timed().build();
     let settings = ResourceSettings {
         per_sample_attributes: true,

@@ -80,7 +80,7 @@ fn the_main_program_comes_first_even_where_no_frame_is_its_own() {
 fn threads_and_containers_are_labels_where_known() {
     let mut owner = Builder::owner(10, "/usr/bin/app", "worker-1");
     owner.tid = Some(17);
-    owner.container_id = Some("c0ffee".into());
+    owner.place = Builder::place("c0ffee");
     let p = message(&Builder::window(0).owned(owner, &["f"], 1).build(), &PprofOptions::default());
     assert_eq!(
         labels(&p, 0),

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use profile::named::{Entry, Function, Line, Location, LocationKind, Mapping};
-use profile::{BuildId, Owner, ProcessKey, Profile, Span};
+use profile::{BuildId, Container, Owner, Place, ProcessKey, Profile, Runtime, Span};
 
 /// 2026-11-22T14:00:00Z.
 pub const NOON_NS: u64 = 1_795_356_000_000_000_000;
@@ -106,6 +106,12 @@ impl Builder {
             self.profile.locations.len() - 1
         });
         u32::try_from(at).unwrap()
+    }
+
+    /// The place of a container.
+    pub fn place(container: &str) -> Option<Arc<Place>> {
+        let container = Container { id: container.into(), runtime: Runtime::Containerd, pod: None };
+        Some(Arc::new(Place { container: Some(container), ..Place::default() }))
     }
 
     pub fn owner(tgid: u32, executable: &str, comm: &str) -> Owner {

@@ -122,7 +122,7 @@ fn a_sample_gets_its_owner_and_frames() {
     assert_eq!(bench.objects.id("/app"), app);
     let frames = vec![object(&bench, "/app", 0x10), object(&bench, "/app", 0x20)];
     let owners = bench.pipeline.resolver.owner(&head(0, 0), None);
-    assert_eq!(owners.container_id, None, "of no process");
+    assert_eq!(owners.container_id(), None, "of no process");
     let rows = bench.finish(3 * SECOND);
     assert_eq!(rows, [("app".to_owned(), frames, 2)]);
 }
@@ -134,7 +134,7 @@ fn the_container_is_read_once_for_each_program() {
     bench
         .windows
         .extend(bench.pipeline.aggregator.advance(5 * SECOND, Now { mono_ns: 5 * SECOND, unix_ns: 5 * SECOND }));
-    assert_eq!(bench.windows[0].owners[0].container_id.as_deref(), Some("c0ffee"));
+    assert_eq!(bench.windows[0].owners[0].container_id(), Some("c0ffee"));
 }
 
 #[test]
