@@ -46,7 +46,8 @@ impl Pipeline {
         let objects = Objects::start(ObjectsConfig::default()).context("cannot start the worker process")?;
         let objects = Arc::new(objects);
         let (naming, windows) = Naming::start(Arc::clone(&objects), Arc::clone(&ledger), sink)?;
-        let sampler = match Sampler::start(config(sampling), Arc::clone(&objects), Arc::clone(&ledger), windows) {
+        let judge = Arc::new(sampler::judge::TakeAll);
+        let sampler = match Sampler::start(config(sampling), Arc::clone(&objects), Arc::clone(&ledger), windows, judge) {
             Ok(sampler) => sampler,
             Err(error) => {
                 objects.shutdown();
@@ -97,6 +98,7 @@ fn config(s: &Sampling) -> SamplerConfig {
         include_self: s.include_self,
         kernel_threads: s.kernel_threads,
         merge_bytes: usize::try_from(s.merge_bytes).unwrap_or(usize::MAX),
+        environment: true,
     }
 }
 

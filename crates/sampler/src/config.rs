@@ -55,6 +55,8 @@ pub struct SamplerConfig {
     pub kernel_threads: bool,
     /// What samples may hold that wait to be merged and unwound, in bytes.
     pub merge_bytes: usize,
+    /// Whether `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are looked for in the environments of processes.
+    pub environment: bool,
 }
 
 impl Default for SamplerConfig {
@@ -70,6 +72,7 @@ impl Default for SamplerConfig {
             include_self: true,
             kernel_threads: true,
             merge_bytes: 32 << 20,
+            environment: true,
         }
     }
 }

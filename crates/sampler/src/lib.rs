@@ -21,6 +21,7 @@ mod error;
 mod fakes;
 mod family;
 mod inbox;
+pub mod judge;
 pub mod kernel;
 mod merge;
 mod pipeline;

@@ -17,6 +17,7 @@ use crate::aggregate::{Aggregator, AggregatorConfig};
 use crate::clock::Now;
 use crate::comm::Comm;
 use crate::inbox::{Batch, Inbox};
+use crate::judge::Judge;
 use crate::merge::{Merge, Merged, SETTLE_NS};
 use crate::proc_scan::{Container, ProcSource, ScannedProcess};
 use crate::process::{MapSet, ProcessTable, Sighting};
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
 pub(crate) struct Pipeline<O, P> {
     shared: Arc<Shared>,
     proc: P,
+    judge: Arc<dyn Judge>,
     merge: Merge,
     table: ProcessTable,
     resolver: Resolver<O>,
@@ -83,6 +85,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         shared: Arc<Shared>,
         objects: O,
         proc: P,
+        judge: Arc<dyn Judge>,
         per_thread: bool,
         windows: AggregatorConfig,
         start: Now,
@@ -90,6 +93,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         Self {
             shared,
             proc,
+            judge,
             merge: Merge::default(),
             table: ProcessTable::default(),
             resolver: Resolver::new(objects, per_thread),

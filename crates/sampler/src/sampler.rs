@@ -19,6 +19,7 @@ use crate::drain::Drainer;
 use crate::error::SamplerError;
 use crate::family::Family;
 use crate::inbox::Inbox;
+use crate::judge::Judge;
 use crate::kernel::{KernelSide, online_cpus};
 use crate::pipeline::{Pipeline, Shared};
 use crate::proc_scan::{ProcFs, ProcSource};
@@ -48,7 +49,8 @@ pub struct Sampler {
 
 impl Sampler {
     /// Opens the side-band rings, reads /proc, attaches the timers, and starts the threads "drain" and "unwind".
-    /// Closed windows go into `windows`; where it is full they are dropped and counted.
+    /// Closed windows go into `windows`; where it is full they are dropped and counted. `judge` says which samples are
+    /// wanted ([`crate::judge::TakeAll`]: all).
     ///
     /// # Errors
     /// [`SamplerError`]; nothing is left attached then.
@@ -57,8 +59,9 @@ impl Sampler {
         objects: Arc<Objects>,
         ledger: Arc<Ledger>,
         windows: SyncSender<Window>,
+        judge: Arc<dyn Judge>,
     ) -> Result<Self, SamplerError> {
-        Self::start_with(config, objects, ledger, windows)
+        Self::start_with(config, objects, ledger, windows, judge)
     }
 
     fn start_with<O: ObjectSource + Send + 'static>(
@@ -66,6 +69,7 @@ impl Sampler {
         objects: O,
         ledger: Arc<Ledger>,
         windows: SyncSender<Window>,
+        judge: Arc<dyn Judge>,
     ) -> Result<Self, SamplerError> {
         config.check()?;
         let proc = ProcFs::new();
@@ -102,7 +106,8 @@ impl Sampler {
             period_ns: config.period_ns(),
             timestamps: config.timestamps,
         };
-        let mut pipeline = Pipeline::new(Arc::clone(&shared), objects, proc, config.per_thread, aggregation, began);
+        let mut pipeline =
+            Pipeline::new(Arc::clone(&shared), objects, proc, judge, config.per_thread, aggregation, began);
         pipeline.scanned(scanned_mono_ns, scanned);
 
         let mut sampler =

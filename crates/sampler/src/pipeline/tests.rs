@@ -30,7 +30,15 @@ impl Bench {
         let objects = FakeObjects::default();
         let windows = AggregatorConfig { length_ns: 5 * SECOND, period_ns: 1, timestamps: false };
         let start = Now { mono_ns: SECOND, unix_ns: SECOND };
-        let pipeline = Pipeline::new(Arc::clone(&shared), objects.clone(), proc.clone(), false, windows, start);
+        let pipeline = Pipeline::new(
+            Arc::clone(&shared),
+            objects.clone(),
+            proc.clone(),
+            Arc::new(crate::judge::TakeAll),
+            false,
+            windows,
+            start,
+        );
         Self { pipeline, shared, objects, proc, windows: Vec::new(), taken: 0 }
     }
 

@@ -16,6 +16,7 @@ use objects::{MappedFile, UnwindRequest};
 use profile::{BuildId, Frame, ObjectId, ObjectInfo, StackEnd, Stage, UserFrame, UserStack};
 
 use super::*;
+use crate::judge::TakeAll;
 
 mod processes;
 mod whole;
@@ -92,7 +93,7 @@ fn start(config: SamplerConfig, alone: MutexGuard<'static, ()>) -> Live {
 fn start_with(config: SamplerConfig, objects: Paths, channel: usize, alone: MutexGuard<'static, ()>) -> Live {
     let (send, windows) = sync_channel(channel);
     let ledger = Arc::new(Ledger::default());
-    let sampler = Sampler::start_with(config, objects.clone(), Arc::clone(&ledger), send).unwrap();
+    let sampler = Sampler::start_with(config, objects.clone(), Arc::clone(&ledger), send, Arc::new(TakeAll)).unwrap();
     let stats = sampler.stats();
     Live { sampler, stats, ledger, objects, windows, _alone: alone }
 }

@@ -47,7 +47,7 @@ fn an_unknown_pid_is_told_before_anything_is_attached() {
     let target = Target::Processes { tgids: vec![4_000_000_000], children: false };
     let (send, _windows) = sync_channel(1);
     let config = SamplerConfig { target, ..config() };
-    let error = Sampler::start_with(config, Paths::default(), Arc::default(), send).unwrap_err();
+    let error = Sampler::start_with(config, Paths::default(), Arc::default(), send, Arc::new(TakeAll)).unwrap_err();
     assert_eq!(error.to_string(), "no process with pid 4000000000");
 }
 
