@@ -16,6 +16,7 @@ pub mod store;
 pub mod table;
 pub mod web;
 
+mod names;
 mod rfc3339;
 
 #[cfg(test)]

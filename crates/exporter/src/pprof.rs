@@ -10,6 +10,7 @@ use profile::named::{Entry, LocationKind, Mapping};
 use profile::{Owner, Profile};
 use rustc_hash::FxHashMap;
 
+use crate::names::Names;
 use crate::rfc3339::utc_millis;
 
 /// What a pprof file says beyond the profile.
@@ -215,8 +216,11 @@ impl<'a> Writer<'a> {
         self.out.sample.push(proto::Sample { location_id, value, label });
     }
 
+    /// The numbers and names that `-tagfocus`, `-tagroot` and Pyroscope select by; their list is in
+    /// `docs/attributes.md`.
     fn labels(&mut self, owner: &'a Owner) -> Vec<proto::Label> {
-        let mut labels = Vec::with_capacity(6);
+        let names = Names::of(owner);
+        let mut labels = Vec::with_capacity(10);
         let strings = &mut self.strings;
         labels.push(proto::Label {
             key: strings.put("pid"),
@@ -233,6 +237,10 @@ impl<'a> Writer<'a> {
         if owner.tid.is_some() {
             text("thread", &owner.comm);
         }
+        text("service_name", names.service);
+        text("namespace", names.namespace);
+        text("pod", names.pod);
+        text("container", names.container);
         text("container_id", owner.container_id().unwrap_or_default());
         if let Some(tid) = owner.tid {
             labels.push(proto::Label { key: strings.put("tid"), num: i64::from(tid), ..proto::Label::default() });

@@ -59,6 +59,7 @@ pub(crate) fn profiles(
         include_pid: settings.export.pid,
         original_payload: settings.export.payload,
         per_sample_attributes: settings.export.sample_attributes,
+        ..ResourceSettings::default()
     };
     let delivery = DeliverySettings {
         interval: settings.export.interval,

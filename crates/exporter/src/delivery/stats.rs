@@ -27,6 +27,10 @@ pub struct DeliveryStats {
     pub queue_capacity_bytes: u64,
     /// Requests that wait, the one being sent included; windows not yet encoded are not counted.
     pub queue_requests: u64,
+    /// Samples encoded into a resource that says nothing of their process, for want of room.
+    pub unattributed: u64,
+    /// Attributes of resources that were left out of requests.
+    pub left_out_attributes: u64,
     /// Failed attempts since the last success.
     pub consecutive_failures: u64,
     /// The last failure, nanoseconds since the Unix epoch; 0 where there was none.

@@ -137,6 +137,10 @@ pub(crate) async fn run(
         let interval = shared.lock().machine.take_interval();
         if let Some(windows) = interval {
             let encoded = encode(&mut encoder, &resource, windows, max_request_bytes).await;
+            shared.stats.update(|s| {
+                s.unattributed += encoded.unattributed;
+                s.left_out_attributes += encoded.left_out_attributes;
+            });
             shared.change(|machine, now_mono_ns| machine.encoded(encoded, now_mono_ns));
             continue;
         }

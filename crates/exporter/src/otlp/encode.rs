@@ -4,21 +4,19 @@
 //! resource first, then by stack; a single stack that does not fit goes without its original payload and its
 //! timestamps, and where that does not help it is not sent but counted.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::profiles::v1development::{self as otel, ResourceProfiles, Sample, ScopeProfiles};
-use profile::named::Entry;
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use profile::{Owner, Profile};
 use prost::Message;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::clock::Starts;
 use super::dictionary::{AttributeValue, Dictionary};
-use super::resource::ResourceKey;
+use super::groups::{Group, Groups, count, groups, halve};
 use super::settings::ResourceSettings;
 use crate::pprof::{self, PprofOptions};
 
@@ -52,6 +50,10 @@ pub struct Encoded {
     pub requests: Vec<Request>,
     /// Samples whose stack alone is larger than a request may be.
     pub too_large: u64,
+    /// Samples of a resource that found no room: they are in one that says nothing of their process.
+    pub unattributed: u64,
+    /// Attributes that were left out, in all requests.
+    pub left_out_attributes: u64,
 }
 
 /// Turns profiles into requests; remembers which start times were given.
@@ -62,13 +64,6 @@ pub struct Encoder {
     /// Hashed by the operating system's randomness: a source of identifiers.
     random: RandomState,
     made: u64,
-}
-
-/// The entries of one resource.
-#[derive(Clone)]
-struct Group<'a> {
-    key: ResourceKey<'a>,
-    entries: Vec<&'a Entry>,
 }
 
 /// What may be left out of a request to make it fit.
@@ -87,18 +82,19 @@ impl Encoder {
 
     /// Encodes a profile into requests of at most `max_bytes` each. A profile without samples makes none.
     pub fn encode(&mut self, profile: &Profile, max_bytes: usize) -> Encoded {
-        let mut out = Encoded::default();
+        let Groups { groups, unattributed } = groups(profile, &self.settings);
+        let mut out = Encoded { unattributed, ..Encoded::default() };
         // Last in, first out: the hottest resource goes first.
-        let mut waiting = vec![groups(profile, &self.settings)];
+        let mut waiting = vec![groups];
         while let Some(groups) = waiting.pop() {
             if groups.is_empty() {
                 continue;
             }
-            match self.request(profile, &groups, Extras::With, max_bytes) {
+            match self.request(profile, &groups, Extras::With, max_bytes, &mut out) {
                 Some(request) => out.requests.push(request),
                 None => match halve(&groups) {
                     Some((first, second)) => waiting.extend([second, first]),
-                    None => match self.request(profile, &groups, Extras::Without, max_bytes) {
+                    None => match self.request(profile, &groups, Extras::Without, max_bytes, &mut out) {
                         Some(request) => out.requests.push(request),
                         None => out.too_large += count(&groups),
                     },
@@ -115,14 +111,23 @@ impl Encoder {
         groups: &[Group<'_>],
         extras: Extras,
         max_bytes: usize,
+        encoded: &mut Encoded,
     ) -> Option<Request> {
         let mut dictionary = Dictionary::new(profile);
-        let resource_profiles: Vec<_> =
-            groups.iter().map(|g| resource_profiles(&mut dictionary, profile, g, &self.settings, extras)).collect();
+        let mut left_out = 0;
+        let resource_profiles: Vec<_> = groups
+            .iter()
+            .map(|g| {
+                let (resource, n) = g.key.resource(&self.settings);
+                left_out += n;
+                resource_profiles(&mut dictionary, profile, g, resource, &self.settings, extras)
+            })
+            .collect();
         let mut message = ExportProfilesServiceRequest { resource_profiles, dictionary: Some(dictionary.finish()) };
         if message.encoded_len().saturating_add(groups.len() * SLACK_BYTES_PER_PROFILE) > max_bytes {
             return None;
         }
+        encoded.left_out_attributes += left_out;
         for (group, resource) in groups.iter().zip(&mut message.resource_profiles) {
             for p in resource.scope_profiles.iter_mut().flat_map(|s| &mut s.profiles) {
                 let end = p.time_unix_nano.saturating_add(p.duration_nano);
@@ -150,46 +155,11 @@ impl Encoder {
     }
 }
 
-fn count(groups: &[Group<'_>]) -> u64 {
-    groups.iter().flat_map(|g| &g.entries).map(|e| e.count).sum()
-}
-
-/// The entries by resource, the resource with the most samples first.
-fn groups<'a>(profile: &'a Profile, settings: &ResourceSettings) -> Vec<Group<'a>> {
-    let mut by_key: BTreeMap<ResourceKey<'a>, Vec<&Entry>> = BTreeMap::new();
-    for e in profile.entries.iter().filter(|e| e.count > 0) {
-        if let Some(owner) = profile.owners.get(e.owner as usize) {
-            by_key.entry(ResourceKey::of(owner, settings)).or_default().push(e);
-        }
-    }
-    let mut groups: Vec<_> = by_key.into_iter().map(|(key, entries)| Group { key, entries }).collect();
-    groups.sort_by_cached_key(|g| Reverse(g.entries.iter().map(|e| e.count).sum::<u64>()));
-    groups
-}
-
-/// Two halves by number of entries; none where there is but one.
-fn halve<'a>(groups: &[Group<'a>]) -> Option<(Vec<Group<'a>>, Vec<Group<'a>>)> {
-    if let [only] = groups {
-        let middle = only.entries.len() / 2;
-        let (first, second) = only.entries.split_at_checked(middle).filter(|(first, _)| !first.is_empty())?;
-        let part = |entries: &[&'a Entry]| vec![Group { key: only.key.clone(), entries: entries.to_vec() }];
-        return Some((part(first), part(second)));
-    }
-    let half = groups.iter().map(|g| g.entries.len()).sum::<usize>() / 2;
-    let mut before = 0;
-    let fits = |g: &Group<'_>| {
-        before += g.entries.len();
-        before <= half
-    };
-    let at = groups.iter().map(fits).take_while(|&f| f).count().clamp(1, groups.len().checked_sub(1)?);
-    let (first, second) = groups.split_at_checked(at)?;
-    Some((first.to_vec(), second.to_vec()))
-}
-
 fn resource_profiles<'a>(
     dictionary: &mut Dictionary<'a>,
     profile: &'a Profile,
     group: &Group<'a>,
+    resource: Resource,
     settings: &ResourceSettings,
     extras: Extras,
 ) -> ResourceProfiles {
@@ -205,7 +175,7 @@ fn resource_profiles<'a>(
             pprof_proto::encode(&pprof::message_of(profile, &group.entries, &PprofOptions::default()));
     }
     ResourceProfiles {
-        resource: Some(group.key.resource(settings)),
+        resource: Some(resource),
         scope_profiles: vec![ScopeProfiles { scope: Some(scope), profiles: vec![out], ..ScopeProfiles::default() }],
         schema_url: String::new(),
     }

@@ -11,14 +11,16 @@
 //!   timestamps per sample, collapses profiles of equal resource and millisecond, and does not draw frames without
 //!   a name.
 
+mod attributes;
 mod clock;
 mod dictionary;
 mod encode;
+mod groups;
 mod resource;
 mod settings;
 
 pub use encode::{Encoded, Encoder, Request, SCOPE_NAME};
-pub use settings::ResourceSettings;
+pub use settings::{DEFAULT_MAX_ATTRIBUTES, ResourceSettings};
 
 #[cfg(test)]
 mod tests;

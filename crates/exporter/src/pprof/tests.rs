@@ -81,6 +81,8 @@ fn threads_and_containers_are_labels_where_known() {
     let mut owner = Builder::owner(10, "/usr/bin/app", "worker-1");
     owner.tid = Some(17);
     owner.place = Builder::place("c0ffee");
+    let pod = [("k8s.container.name", "web"), ("k8s.namespace.name", "shop"), ("k8s.pod.name", "cart-0")];
+    owner.identity = Builder::identity("cart", &pod);
     let p = message(&Builder::window(0).owned(owner, &["f"], 1).build(), &PprofOptions::default());
     assert_eq!(
         labels(&p, 0),
@@ -89,6 +91,10 @@ fn threads_and_containers_are_labels_where_known() {
             ("process", "app".into()),
             ("comm", "worker-1".into()),
             ("thread", "worker-1".into()),
+            ("service_name", "cart".into()),
+            ("namespace", "shop".into()),
+            ("pod", "cart-0".into()),
+            ("container", "web".into()),
             ("container_id", "c0ffee".into()),
             ("tid", "17".into()),
         ]

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use profile::named::{Entry, Function, Line, Location, LocationKind, Mapping};
-use profile::{BuildId, Container, Owner, Place, ProcessKey, Profile, Runtime, Span};
+use profile::{BuildId, Container, Identity, Owner, Place, ProcessKey, Profile, Runtime, Span};
 
 /// 2026-11-22T14:00:00Z.
 pub const NOON_NS: u64 = 1_795_356_000_000_000_000;
@@ -112,6 +112,14 @@ impl Builder {
     pub fn place(container: &str) -> Option<Arc<Place>> {
         let container = Container { id: container.into(), runtime: Runtime::Containerd, pod: None };
         Some(Arc::new(Place { container: Some(container), ..Place::default() }))
+    }
+
+    /// Who a process is.
+    pub fn identity(service: &str, attributes: &[(&str, &str)]) -> Option<Arc<Identity>> {
+        let mut attributes: Vec<(Arc<str>, Arc<str>)> =
+            attributes.iter().map(|&(k, v)| (Arc::from(k), Arc::from(v))).collect();
+        attributes.sort();
+        Some(Arc::new(Identity { service_name: service.into(), attributes }))
     }
 
     pub fn owner(tgid: u32, executable: &str, comm: &str) -> Owner {

@@ -42,6 +42,18 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         read: Read::Count(|r, out| out(r.delivery.bytes, &[])),
     },
     Instrument {
+        name: "profiler.export.unattributed",
+        unit: "{sample}",
+        help: "Samples pushed in a resource that says nothing of their process: more resources than a request may tell of.",
+        read: Read::Count(|r, out| out(r.delivery.unattributed, &[])),
+    },
+    Instrument {
+        name: "profiler.export.left_out_attributes",
+        unit: "{attribute}",
+        help: "Attributes of resources left out of pushes: more of one resource than allowed, or of an impossible name.",
+        read: Read::Count(|r, out| out(r.delivery.left_out_attributes, &[])),
+    },
+    Instrument {
         name: "profiler.export.queue",
         unit: "By",
         help: "Bytes of profiles that wait for the collector.",
