@@ -37,35 +37,65 @@ pub(crate) enum Command {
     Worker,
 }
 
+/// Groups of flags in the help.
+mod group {
+    pub(super) const WHO: &str = "Who is profiled";
+    pub(super) const HOW: &str = "How samples are taken";
+    pub(super) const PORT: &str = "The port";
+    pub(super) const REST: &str = "Everything else";
+}
+
 /// Flags of the agent.
 #[derive(Debug, Default, Args)]
 pub(crate) struct AgentArgs {
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
     /// Profile only these processes, with commas between them; 0: every process
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", help_heading = group::WHO)]
     pub(crate) pid: Option<String>,
     /// Their descendants too
-    #[arg(long)]
+    #[arg(long, help_heading = group::WHO)]
     pub(crate) children: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
     /// The length of one base window [default: 5s]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = group::HOW)]
     pub(crate) window: Option<String>,
     /// Where to listen [default: 0.0.0.0:2112, and [::]:2112]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", help_heading = group::PORT)]
     pub(crate) listen: Option<String>,
     /// Who may see profiles on that port: loopback or any [default: loopback]
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", help_heading = group::PORT)]
     pub(crate) profiles_from: Option<String>,
     /// Print the table of functions at the end
-    #[arg(long)]
+    #[arg(long, help_heading = group::REST)]
     pub(crate) print: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Flags about whose samples are wanted.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = group::WHO)]
+pub(crate) struct FilterArgs {
+    /// Profile only what a rule means; can be given again. namespace=, pod=, pod_label=KEY=, container= (name or id),
+    /// cgroup=/path, executable=/path, comm=, service=, unit=, each with a value in which * is anything; kernel_threads
+    #[arg(long, value_name = "RULE")]
+    pub(crate) include: Vec<String>,
+    /// Leave out what a rule means; can be given again, and wins over --include
+    #[arg(long, value_name = "RULE")]
+    pub(crate) exclude: Vec<String>,
+    /// Profile the profiler too
+    #[arg(long)]
+    pub(crate) include_self: bool,
+    /// Leave kernel threads out
+    #[arg(long)]
+    pub(crate) no_kernel_threads: bool,
 }
 
 /// Flags about how samples are taken.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = group::HOW)]
 pub(crate) struct SamplingArgs {
     /// Samples per second and CPU, 1 to 1000 [default: 19; record: 99]
     #[arg(short = 'F', long, value_name = "HZ", allow_hyphen_values = true)]
@@ -82,16 +112,11 @@ pub(crate) struct SamplingArgs {
     /// Keep the time of every sample
     #[arg(long)]
     pub(crate) timestamps: bool,
-    /// Profile the agent too (its worker process always is)
-    #[arg(long)]
-    pub(crate) include_self: bool,
-    /// Leave kernel threads out
-    #[arg(long)]
-    pub(crate) no_kernel_threads: bool,
 }
 
 /// Flags of every command that has settings.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = group::REST)]
 pub(crate) struct CommonArgs {
     /// A configuration file [env: OTEL_CONFIG_FILE]
     #[arg(long, value_name = "FILE")]
@@ -107,25 +132,27 @@ pub(crate) struct CommonArgs {
 /// Flags of `record`.
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
     /// Where to write: .pb.gz (pprof), .folded, .svg or .html
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Record only these processes, with commas between them; 0: every process
-    #[arg(long, value_name = "PID", conflicts_with = "command")]
-    pub(crate) pid: Option<String>,
-    /// Their descendants too
-    #[arg(long, conflicts_with = "command")]
-    pub(crate) children: bool,
     /// How long [default: 10s; with a command: until it ends]
     #[arg(short, long, value_name = "TIME", allow_hyphen_values = true)]
     pub(crate) duration: Option<String>,
     /// Lines of the table printed at the end
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub(crate) top: usize,
+    /// Record only these processes, with commas between them; 0: every process
+    #[arg(long, value_name = "PID", conflicts_with = "command", help_heading = group::WHO)]
+    pub(crate) pid: Option<String>,
+    /// Their descendants too
+    #[arg(long, conflicts_with = "command", help_heading = group::WHO)]
+    pub(crate) children: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
     /// Run this and record it and everything that it starts
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
@@ -158,6 +185,18 @@ impl SamplingArgs {
         out.text("sampling.ring_bytes", &self.ring_bytes);
         out.flag("sampling.threads", self.threads, "true");
         out.flag("sampling.timestamps", self.timestamps, "true");
+        out.0
+    }
+}
+
+impl FilterArgs {
+    fn overrides(&self) -> Vec<Override> {
+        let mut out = Overrides::default();
+        for (path, rules) in [("filter.include", &self.include), ("filter.exclude", &self.exclude)] {
+            if !rules.is_empty() {
+                out.0.push((path, rules.join(",")));
+            }
+        }
         out.flag("sampling.include_self", self.include_self, "true");
         out.flag("sampling.kernel_threads", self.no_kernel_threads, "false");
         out.0
@@ -177,6 +216,7 @@ impl AgentArgs {
     /// The settings that the flags give.
     pub(crate) fn overrides(&self) -> Vec<Override> {
         let mut out = Overrides(self.sampling.overrides());
+        out.0.extend(self.filter.overrides());
         out.0.extend(self.common.overrides());
         out.text("sampling.pid", &self.pid);
         out.flag("sampling.children", self.children, "true");
@@ -192,6 +232,7 @@ impl RecordArgs {
     /// The settings that the flags give.
     pub(crate) fn overrides(&self) -> Vec<Override> {
         let mut out = Overrides(self.sampling.overrides());
+        out.0.extend(self.filter.overrides());
         out.0.extend(self.common.overrides());
         out.text("sampling.pid", &self.pid);
         out.flag("sampling.children", self.children, "true");
@@ -247,6 +288,13 @@ mod tests {
             let cli = read(args).unwrap();
             assert_eq!(cli.agent.overrides(), [("sampling.pid", "7".to_owned())], "{args:?}");
         }
+    }
+
+    #[test]
+    fn rules_add_up() {
+        let cli = read(&["--exclude", "comm=a", "-exclude=unit=b", "--include", "namespace=c,pod=d"]).unwrap();
+        let want = [("filter.include", "namespace=c,pod=d".to_owned()), ("filter.exclude", "comm=a,unit=b".to_owned())];
+        assert_eq!(cli.agent.overrides(), want);
     }
 
     #[test]

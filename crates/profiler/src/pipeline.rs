@@ -47,7 +47,8 @@ impl Pipeline {
         let objects = Arc::new(objects);
         let (naming, windows) = Naming::start(Arc::clone(&objects), Arc::clone(&ledger), sink)?;
         let judge = Arc::new(sampler::judge::TakeAll);
-        let sampler = match Sampler::start(config(sampling), Arc::clone(&objects), Arc::clone(&ledger), windows, judge) {
+        let sampler = match Sampler::start(config(sampling), Arc::clone(&objects), Arc::clone(&ledger), windows, judge)
+        {
             Ok(sampler) => sampler,
             Err(error) => {
                 objects.shutdown();

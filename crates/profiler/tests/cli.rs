@@ -70,6 +70,9 @@ fn help_and_version() {
     let output = profiler(&["--help"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains("--pid") && text.contains("record") && !text.contains("  worker"));
+    for group in ["Who is profiled:", "How samples are taken:", "The port:", "Everything else:"] {
+        assert!(text.contains(group), "{text}");
+    }
     let output = profiler(&["--version"]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), concat!("profiler ", env!("CARGO_PKG_VERSION")));
 }
@@ -102,6 +105,22 @@ fn bad_values_of_flags_and_variables() {
     let mut command = profiler(&[]);
     command.env("PROFILER_FREQUENCY", "often");
     refused(command, &["PROFILER_FREQUENCY: `often`"]);
+}
+
+#[test]
+fn rules_that_are_none() {
+    refused(profiler(&["--exclude", "namespce=x"]), &["--exclude: `namespce=x`", "did you mean `namespace`?"]);
+    refused(
+        profiler(&["--include", "comm=a", "--include", "web"]),
+        &["--include: `comm=a,web` holds `web`", "pod_label"],
+    );
+    refused(profiler(&["record", "-o", "x.svg", "--exclude", "pod_label=app"]), &["--exclude:", "pod_label=KEY=VALUE"]);
+    let mut command = profiler(&[]);
+    command.env("PROFILER_INCLUDE", "executable=nginx");
+    refused(command, &["PROFILER_INCLUDE: `executable=nginx`", "executable=*/NAME"]);
+    let mut command = profiler(&[]);
+    command.env("PROFILER_KUBERNETES", "yes");
+    refused(command, &["PROFILER_KUBERNETES: `yes` is none of auto, kubelet, api, cri, off"]);
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::error::{ConfigError, nearest};
+use super::fields;
 use super::headers;
-use super::keys::{self, KEYS};
+use super::keys::KEYS;
 use super::otlp::{RawOtlp, Signal, Sourced, resolve};
 use super::settings::Settings;
 use super::value::{between, boolean};
@@ -82,7 +83,7 @@ pub(crate) fn apply(env: &Environment, settings: &mut Settings) -> Result<(), Co
     let bad =
         |name: &str, value: String, problem: String| ConfigError::Value { origin: name.to_owned(), value, problem };
     if let Some(level) = env.get("OTEL_LOG_LEVEL")? {
-        settings.log.level = keys::log_level(&level).map_err(|p| bad("OTEL_LOG_LEVEL", level, p))?;
+        settings.log.level = fields::log_level(&level).map_err(|p| bad("OTEL_LOG_LEVEL", level, p))?;
     }
     for key in KEYS {
         if let Some(value) = env.get(key.variable)? {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::env::{Environment, disable, put_attributes};
 use super::error::{ConfigError, nearest};
+use super::fields;
 use super::headers;
 use super::keys::{self, KEYS};
 use super::otlp::{RawOtlp, Signal, Sourced, resolve};
@@ -63,7 +64,7 @@ fn apply_text(text: &str, file: &Path, env: &Environment, settings: &mut Setting
     top.only(TOP)?;
     format(&top, &root)?;
     if let Some(level) = top.text("log_level")? {
-        settings.log.level = keys::log_level(&level.value).map_err(|p| bad(&level, p))?;
+        settings.log.level = fields::log_level(&level.value).map_err(|p| bad(&level, p))?;
     }
     if let Some(resource) = top.section("resource")? {
         read_resource(&resource, settings)?;

@@ -66,6 +66,20 @@ fn our_settings() {
 }
 
 #[test]
+fn rules_and_keys_are_lists_or_one_text() {
+    let list = read(
+        "distribution: {profiler: {filter: {include: [namespace=shop, 'executable=/opt/a,b'], exclude: 'comm=x, unit=y'}, \
+         identity: {labels: [app, 'team.example.org/*'], kubernetes: cri}}}\n",
+    )
+    .unwrap();
+    let shown = |rules: &[crate::filter::Rule]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&list.filter.include), ["namespace=shop", "executable=/opt/a,b"]);
+    assert_eq!(shown(&list.filter.exclude), ["comm=x", "unit=y"]);
+    assert_eq!(list.identity.labels, ["app", "team.example.org/*"]);
+    assert_eq!(list.identity.kubernetes, crate::config::settings::Kubernetes::Cri);
+}
+
+#[test]
 fn the_models_own_parts() {
     let s = read(
         "disabled: false\nlog_level: debug\ntracer_provider: {processors: [{batch: {}}]}\n\
@@ -111,6 +125,11 @@ fn mistakes_have_a_place_and_a_guess() {
         ("distribution: {profiler: {otlp: {endpont: h}}}\n", "did you mean `endpoint`?"),
         ("distribution: {profiler: {otlp: {headers: 5}}}\n", "must be a list"),
         ("meter_provider: {readers: [{push: {}}]}\n", "unknown key `push`"),
+        (
+            "distribution: {profiler: {filter: {exclude: [comm=x, namespce=y]}}}\n",
+            "c.yaml:2:45: distribution.profiler.filter.exclude: `comm=x,namespce=y` holds `namespce=y`, which is no rule: there is \
+             no `namespce`; did you mean `namespace`?",
+        ),
         ("log_level: loud\n", "c.yaml:2:12: log_level: `loud`"),
         ("disabled: 1\n", "neither true nor false"),
     ] {

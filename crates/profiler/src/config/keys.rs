@@ -1,14 +1,9 @@
 //! The profiler's own settings: one table for the flag, the variable, the key of the file, the value's check and how
 //! it is shown. Everything else about configuration follows from it.
 
-use std::time::Duration;
-
-use super::settings::{LogFormat, ProfilesFrom, Settings};
-use super::value::{between, boolean, bytes, duration, listen, pids, show_bytes, show_duration};
-
-/// The highest rate.
-pub(crate) const MAX_FREQUENCY_HZ: u32 = 1000;
-const MAX_WINDOW: Duration = Duration::from_secs(60);
+use super::fields::*;
+use super::settings::Settings;
+use super::value::{boolean, listen, pids, show_list};
 
 /// One setting.
 pub(crate) struct Key {
@@ -67,6 +62,20 @@ pub(crate) const KEYS: &[Key] = &[
         boolean,
         text
     ),
+    key!("filter.include", "PROFILER_INCLUDE", "--include", filter.include, rules, show_list),
+    key!("filter.exclude", "PROFILER_EXCLUDE", "--exclude", filter.exclude, rules, show_list),
+    key!("identity.kubernetes", "PROFILER_KUBERNETES", "", identity.kubernetes, kubernetes, show_kubernetes),
+    key!("identity.kubelet_url", "PROFILER_KUBELET_URL", "", identity.kubelet_url, kubelet_url, show_text),
+    key!("identity.kubelet_ca", "PROFILER_KUBELET_CA", "", identity.kubelet_ca, path, show_path),
+    key!("identity.token_file", "PROFILER_TOKEN_FILE", "", identity.token_file, path, show_path),
+    key!("identity.insecure", "PROFILER_KUBELET_INSECURE", "", identity.insecure, boolean, text),
+    key!("identity.node_name", "PROFILER_NODE_NAME", "", identity.node_name, optional_text, show_text),
+    key!("identity.cri_socket", "PROFILER_CRI_SOCKET", "", identity.cri_socket, path, show_path),
+    key!("identity.host_root", "PROFILER_HOST_ROOT", "", identity.host_root, directory, show_directory),
+    key!("identity.labels", "PROFILER_POD_LABELS", "", identity.labels, selected, show_list),
+    key!("identity.annotations", "PROFILER_POD_ANNOTATIONS", "", identity.annotations, selected, show_list),
+    key!("identity.environment", "PROFILER_PROCESS_ENVIRONMENT", "", identity.environment, boolean, text),
+    key!("identity.keep", "PROFILER_IDENTITY_KEEP", "", identity.keep, keep_names, show_duration_ref),
     key!("web.listen", "PROFILER_LISTEN", "--listen", web.listen, listen, text),
     key!(
         "web.profiles_from",
@@ -88,14 +97,7 @@ pub(crate) const KEYS: &[Key] = &[
         request_bytes,
         show_bytes_64
     ),
-    key!(
-        "export.service_name",
-        "PROFILER_EXPORT_SERVICE_NAME",
-        "",
-        export.service_name,
-        service_name,
-        show_service_name
-    ),
+    key!("export.service_name", "PROFILER_EXPORT_SERVICE_NAME", "", export.service_name, optional_text, show_text),
     key!("export.pid", "PROFILER_EXPORT_PID", "", export.pid, boolean, text),
     key!("export.payload", "PROFILER_EXPORT_PAYLOAD", "", export.payload, boolean, text),
     key!("export.sample_attributes", "PROFILER_EXPORT_SAMPLE_ATTRIBUTES", "", export.sample_attributes, boolean, text),
@@ -115,143 +117,6 @@ pub(crate) const KEYS: &[Key] = &[
 /// The key with this path.
 pub(crate) fn by_path(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|k| k.path == path)
-}
-
-fn text(value: &impl ToString) -> String {
-    value.to_string()
-}
-
-fn frequency(text: &str) -> Result<u32, String> {
-    between(text, "a rate in samples per second and CPU", 1, MAX_FREQUENCY_HZ)
-}
-
-fn show_pids(pids: &[u32]) -> String {
-    if pids.is_empty() { "0".to_owned() } else { pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",") }
-}
-
-fn range(text: &str, low: Duration, high: Duration) -> Result<Duration, String> {
-    let value = duration(text, Duration::from_secs(1))?;
-    if value < low || value > high {
-        return Err(format!("is out of range: {} to {}", show_duration(low), show_duration(high)));
-    }
-    Ok(value)
-}
-
-fn window(text: &str) -> Result<Duration, String> {
-    range(text, Duration::from_secs(1), MAX_WINDOW)
-}
-
-fn keep(text: &str) -> Result<Duration, String> {
-    range(text, Duration::from_secs(10), Duration::from_secs(24 * 3600))
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    range(text, Duration::from_secs(1), Duration::from_secs(600))
-}
-
-fn shutdown_timeout(text: &str) -> Result<Duration, String> {
-    range(text, Duration::ZERO, Duration::from_secs(300))
-}
-
-fn show_duration_ref(d: &Duration) -> String {
-    show_duration(*d)
-}
-
-fn bytes_between(text: &str, low: u64, high: u64) -> Result<u64, String> {
-    let value = bytes(text)?;
-    if value < low || value > high {
-        return Err(format!("is out of range: {} to {}", show_bytes(low), show_bytes(high)));
-    }
-    Ok(value)
-}
-
-fn snapshot_bytes(text: &str) -> Result<u32, String> {
-    let value = bytes_between(text, 512, 64 << 10)?;
-    Ok(u32::try_from(value).unwrap_or(64 << 10) & !7)
-}
-
-fn ring_bytes(text: &str) -> Result<u32, String> {
-    let value = bytes_between(text, 256 << 10, 256 << 20)?;
-    if !value.is_power_of_two() {
-        return Err("is not a power of two, as a ring buffer must be: for example 8MiB".to_owned());
-    }
-    Ok(u32::try_from(value).unwrap_or(8 << 20))
-}
-
-fn budget(text: &str) -> Result<u64, String> {
-    bytes_between(text, 1 << 20, 4 << 30)
-}
-
-fn request_bytes(text: &str) -> Result<u64, String> {
-    bytes_between(text, 64 << 10, (4 << 20) - 1024)
-}
-
-fn show_bytes_32(n: &u32) -> String {
-    show_bytes(u64::from(*n))
-}
-
-fn show_bytes_64(n: &u64) -> String {
-    show_bytes(*n)
-}
-
-fn profiles_from(text: &str) -> Result<ProfilesFrom, String> {
-    match text {
-        "loopback" => Ok(ProfilesFrom::Loopback),
-        "any" => Ok(ProfilesFrom::Any),
-        _ => Err("is neither loopback nor any".to_owned()),
-    }
-}
-
-fn show_profiles_from(from: &ProfilesFrom) -> String {
-    match from {
-        ProfilesFrom::Loopback => "loopback",
-        ProfilesFrom::Any => "any",
-    }
-    .to_owned()
-}
-
-/// The levels of the log; OpenTelemetry's own words are taken too.
-pub(crate) fn log_level(text: &str) -> Result<String, String> {
-    let word = text.trim().to_ascii_lowercase();
-    let level = match word.as_str() {
-        "none" => "off",
-        "fatal" | "fatal2" | "fatal3" | "fatal4" => "error",
-        "warning" => "warn",
-        "verbose" | "all" => "trace",
-        other => other.trim_end_matches(['2', '3', '4']),
-    };
-    if matches!(level, "off" | "error" | "warn" | "info" | "debug" | "trace") {
-        return Ok(level.to_owned());
-    }
-    let directives = text.contains('=') && text.parse::<tracing_subscriber::filter::Targets>().is_ok();
-    if directives {
-        return Ok(text.trim().to_owned());
-    }
-    Err("is not a level: off, error, warn, info, debug, trace, or TARGET=LEVEL,...".to_owned())
-}
-
-fn service_name(text: &str) -> Result<Option<String>, String> {
-    Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty()))
-}
-
-fn show_service_name(name: &Option<String>) -> String {
-    name.clone().unwrap_or_default()
-}
-
-fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("is neither text nor json".to_owned()),
-    }
-}
-
-fn show_log_format(format: &LogFormat) -> String {
-    match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    }
-    .to_owned()
 }
 
 #[cfg(test)]
@@ -305,10 +170,25 @@ mod tests {
             ("log.level", "loud"),
             ("log.format", "xml"),
             ("web.profiles_from", "world"),
+            ("filter.include", "shop"),
+            ("filter.exclude", "comm=a,unit="),
+            ("identity.kubernetes", "docker"),
+            ("identity.kubelet_url", "node:10250"),
+            ("identity.kubelet_url", "https://node:10250/pods"),
+            ("identity.kubelet_url", "https://user:password@node:10250"),
+            ("identity.host_root", "host"),
+            ("identity.host_root", ""),
+            ("identity.labels", "app,a b"),
+            ("identity.keep", "1s"),
         ] {
             let key = by_path(path).unwrap();
             assert!((key.set)(&mut Settings::default(), bad).is_err(), "{path} {bad}");
         }
+        let many = vec!["comm=x"; crate::filter::MAX_RULES + 1].join(",");
+        let error = (by_path("filter.include").unwrap().set)(&mut Settings::default(), &many).unwrap_err();
+        assert!(error.contains("more than 256"), "{error}");
+        let error = rules("comm=a,unit=").unwrap_err();
+        assert_eq!(error, "holds `unit=`, which has nothing after `=`");
         assert_eq!(log_level("WARN2").as_deref(), Ok("warn"));
         assert_eq!(log_level("sampler=debug,info").as_deref(), Ok("sampler=debug,info"));
     }

@@ -5,6 +5,7 @@
 
 mod env;
 mod error;
+mod fields;
 mod file;
 mod headers;
 mod keys;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub(crate) use env::Environment;
-pub(crate) use error::ConfigError;
+pub(crate) use error::{ConfigError, nearest};
 pub(crate) use settings::Settings;
 
 /// The shortest recording.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::error::{ConfigError, Place, nearest};
 use super::otlp::Sourced;
+use super::value::escape_item;
 use super::yaml::{Kind, Node};
 
 /// A mapping and its path from the top.
@@ -99,7 +100,7 @@ impl<'a> Section<'a> {
         self.get(key).map(|node| self.scalar(key, node)).transpose()
     }
 
-    /// The text of a value that stands under `key`; a list of texts is one text with commas.
+    /// The text of a value that stands under `key`; a list of texts is one text, as [`list`](super::value::list) reads it.
     ///
     /// # Errors
     /// It is a mapping, or a list of other things.
@@ -108,7 +109,7 @@ impl<'a> Section<'a> {
         let value = match &node.kind {
             Kind::Scalar(text) => text.clone(),
             Kind::Sequence(items) if items.iter().all(|i| i.scalar().is_some()) => {
-                items.iter().filter_map(Node::scalar).collect::<Vec<_>>().join(",")
+                items.iter().filter_map(Node::scalar).map(escape_item).collect::<Vec<_>>().join(",")
             }
             _ => return Err(syntax(self.file, node, format!("`{}` must be a single value", self.join(key)))),
         };

@@ -5,11 +5,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::filter::Rule;
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Settings {
     /// What is sampled, and how.
     pub(crate) sampling: Sampling,
+    /// Whose samples are wanted.
+    pub(crate) filter: Filter,
+    /// How it is found out who processes are.
+    pub(crate) identity: Identity,
     /// The port.
     pub(crate) web: Web,
     /// Where profiles are pushed; none: nowhere.
@@ -67,6 +73,79 @@ impl Default for Sampling {
             timestamps: false,
             include_self: false,
             kernel_threads: true,
+        }
+    }
+}
+
+/// Whose samples are wanted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Filter {
+    /// Only those that one of these rules means; none: all.
+    pub(crate) include: Vec<Rule>,
+    /// But not those that one of these means.
+    pub(crate) exclude: Vec<Rule>,
+}
+
+/// Who is asked for the names of pods and containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kubernetes {
+    /// The kubelet where there is one, else the CRI socket where there is one.
+    #[default]
+    Auto,
+    /// The kubelet of this node.
+    Kubelet,
+    /// The API server, for the pods of this node.
+    Api,
+    /// The container runtime, over its CRI socket.
+    Cri,
+    /// Nobody.
+    Off,
+}
+
+/// How it is found out who processes are.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Identity {
+    /// Who is asked for the names of pods and containers.
+    pub(crate) kubernetes: Kubernetes,
+    /// Where the kubelet answers; none: found out.
+    pub(crate) kubelet_url: Option<String>,
+    /// A PEM file of the authorities that sign the kubelet's certificate; none: the service account's.
+    pub(crate) kubelet_ca: Option<PathBuf>,
+    /// A file with the token for kubelet and API server; none: the service account's.
+    pub(crate) token_file: Option<PathBuf>,
+    /// Do not check the kubelet's certificate.
+    pub(crate) insecure: bool,
+    /// The name of this node; none: found out.
+    pub(crate) node_name: Option<String>,
+    /// The CRI socket, as the host sees it; none: the usual places.
+    pub(crate) cri_socket: Option<PathBuf>,
+    /// Where the host's files are seen.
+    pub(crate) host_root: PathBuf,
+    /// Labels of pods that become attributes: keys, or patterns with `*`.
+    pub(crate) labels: Vec<String>,
+    /// The same of annotations.
+    pub(crate) annotations: Vec<String>,
+    /// Read `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` of each process.
+    pub(crate) environment: bool,
+    /// How long names of what is gone are kept.
+    pub(crate) keep: Duration,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            kubernetes: Kubernetes::Auto,
+            kubelet_url: None,
+            kubelet_ca: None,
+            token_file: None,
+            insecure: false,
+            node_name: None,
+            cri_socket: None,
+            host_root: PathBuf::from("/proc/1/root"),
+            labels: Vec::new(),
+            annotations: Vec::new(),
+            environment: true,
+            keep: Duration::from_secs(10 * 60),
         }
     }
 }

@@ -120,6 +120,35 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| "is not ADDRESS:PORT: write for example 127.0.0.1:2112, [::1]:2112 or :2112".to_owned())
 }
 
+/// The items of a list: texts with commas between them. A comma that belongs to an item has a backslash before it, and
+/// so has a backslash before a comma. Empty items are none.
+pub(crate) fn list(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match (c, rest.peek(), items.last_mut()) {
+            ('\\', Some(&next @ (',' | '\\')), Some(item)) => {
+                item.push(next);
+                rest.next();
+            }
+            (',', _, _) => items.push(String::new()),
+            (c, _, Some(item)) => item.push(c),
+            (_, _, None) => {}
+        }
+    }
+    items.iter().map(|i| i.trim().to_owned()).filter(|i| !i.is_empty()).collect()
+}
+
+/// Items as [`list`] reads them.
+pub(crate) fn show_list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(|i| escape_item(&i.to_string())).collect::<Vec<_>>().join(",")
+}
+
+/// One item of a [`list`].
+pub(crate) fn escape_item(item: &str) -> String {
+    item.replace('\\', "\\\\").replace(',', "\\,")
+}
+
 /// Process ids: numbers with commas between them. 0, alone, stands for every process: an empty list.
 ///
 /// # Errors
@@ -179,7 +208,19 @@ mod tests {
         assert!(pids("0,5").is_err() && pids("-1").is_err() && pids("x").is_err() && pids("").is_err());
     }
 
+    #[test]
+    fn lists() {
+        assert_eq!(list("a, b ,,c"), ["a", "b", "c"]);
+        assert_eq!(list(r"a\,b,c\\,d\e"), ["a,b", r"c\", r"d\e"]);
+        assert_eq!(list(""), Vec::<String>::new());
+    }
+
     proptest! {
+        #[test]
+        fn lists_read_back(items in proptest::collection::vec("[a-z,\\\\=*]{1,6}", 0..5)) {
+            prop_assert_eq!(list(&show_list(&items)), items);
+        }
+
         #[test]
         fn garbage_never_panics(text in "\\PC{0,20}") {
             let _ = (duration(&text, Duration::from_secs(1)), bytes(&text), listen(&text), pids(&text));

@@ -1,0 +1,244 @@
+//! How the values of the settings are read, checked and shown; one pair of functions for each kind.
+//!
+//! **In**: text from flags, variables and files. **Out**: values, or what is wrong, to stand behind the value's origin.
+//! **Limits**: [`MAX_RULES`] and [`MAX_SELECTED`] items in a list.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::settings::{Kubernetes, LogFormat, ProfilesFrom};
+use super::value::{between, bytes, duration, list, show_bytes, show_duration};
+use crate::filter::{MAX_PATTERN_BYTES, MAX_RULES, Rule};
+
+/// The highest rate.
+const MAX_FREQUENCY_HZ: u32 = 1000;
+/// The longest base window.
+const MAX_WINDOW: Duration = Duration::from_secs(60);
+/// The most keys of labels or annotations: a receiver has few labels to give.
+const MAX_SELECTED: usize = 32;
+
+pub(super) fn text(value: &impl ToString) -> String {
+    value.to_string()
+}
+
+pub(super) fn frequency(text: &str) -> Result<u32, String> {
+    between(text, "a rate in samples per second and CPU", 1, MAX_FREQUENCY_HZ)
+}
+
+pub(super) fn show_pids(pids: &[u32]) -> String {
+    if pids.is_empty() { "0".to_owned() } else { pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",") }
+}
+
+pub(super) fn range(text: &str, low: Duration, high: Duration) -> Result<Duration, String> {
+    let value = duration(text, Duration::from_secs(1))?;
+    if value < low || value > high {
+        return Err(format!("is out of range: {} to {}", show_duration(low), show_duration(high)));
+    }
+    Ok(value)
+}
+
+pub(super) fn window(text: &str) -> Result<Duration, String> {
+    range(text, Duration::from_secs(1), MAX_WINDOW)
+}
+
+pub(super) fn keep(text: &str) -> Result<Duration, String> {
+    range(text, Duration::from_secs(10), Duration::from_secs(24 * 3600))
+}
+
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    range(text, Duration::from_secs(1), Duration::from_secs(600))
+}
+
+pub(super) fn shutdown_timeout(text: &str) -> Result<Duration, String> {
+    range(text, Duration::ZERO, Duration::from_secs(300))
+}
+
+pub(super) fn show_duration_ref(d: &Duration) -> String {
+    show_duration(*d)
+}
+
+pub(super) fn bytes_between(text: &str, low: u64, high: u64) -> Result<u64, String> {
+    let value = bytes(text)?;
+    if value < low || value > high {
+        return Err(format!("is out of range: {} to {}", show_bytes(low), show_bytes(high)));
+    }
+    Ok(value)
+}
+
+pub(super) fn snapshot_bytes(text: &str) -> Result<u32, String> {
+    let value = bytes_between(text, 512, 64 << 10)?;
+    Ok(u32::try_from(value).unwrap_or(64 << 10) & !7)
+}
+
+pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
+    let value = bytes_between(text, 256 << 10, 256 << 20)?;
+    if !value.is_power_of_two() {
+        return Err("is not a power of two, as a ring buffer must be: for example 8MiB".to_owned());
+    }
+    Ok(u32::try_from(value).unwrap_or(8 << 20))
+}
+
+pub(super) fn budget(text: &str) -> Result<u64, String> {
+    bytes_between(text, 1 << 20, 4 << 30)
+}
+
+pub(super) fn request_bytes(text: &str) -> Result<u64, String> {
+    bytes_between(text, 64 << 10, (4 << 20) - 1024)
+}
+
+pub(super) fn show_bytes_32(n: &u32) -> String {
+    show_bytes(u64::from(*n))
+}
+
+pub(super) fn show_bytes_64(n: &u64) -> String {
+    show_bytes(*n)
+}
+
+pub(super) fn profiles_from(text: &str) -> Result<ProfilesFrom, String> {
+    match text {
+        "loopback" => Ok(ProfilesFrom::Loopback),
+        "any" => Ok(ProfilesFrom::Any),
+        _ => Err("is neither loopback nor any".to_owned()),
+    }
+}
+
+pub(super) fn show_profiles_from(from: &ProfilesFrom) -> String {
+    match from {
+        ProfilesFrom::Loopback => "loopback",
+        ProfilesFrom::Any => "any",
+    }
+    .to_owned()
+}
+
+/// The levels of the log; OpenTelemetry's own words are taken too.
+pub(super) fn log_level(text: &str) -> Result<String, String> {
+    let word = text.trim().to_ascii_lowercase();
+    let level = match word.as_str() {
+        "none" => "off",
+        "fatal" | "fatal2" | "fatal3" | "fatal4" => "error",
+        "warning" => "warn",
+        "verbose" | "all" => "trace",
+        other => other.trim_end_matches(['2', '3', '4']),
+    };
+    if matches!(level, "off" | "error" | "warn" | "info" | "debug" | "trace") {
+        return Ok(level.to_owned());
+    }
+    let directives = text.contains('=') && text.parse::<tracing_subscriber::filter::Targets>().is_ok();
+    if directives {
+        return Ok(text.trim().to_owned());
+    }
+    Err("is not a level: off, error, warn, info, debug, trace, or TARGET=LEVEL,...".to_owned())
+}
+
+/// A text; empty: none.
+pub(super) fn optional_text(text: &str) -> Result<Option<String>, String> {
+    Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty()))
+}
+
+pub(super) fn show_text(text: &Option<String>) -> String {
+    text.clone().unwrap_or_default()
+}
+
+/// A path from the root; empty: none.
+pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() { Ok(None) } else { directory(text).map(Some) }
+}
+
+pub(super) fn show_path(path: &Option<PathBuf>) -> String {
+    path.as_ref().map(show_directory).unwrap_or_default()
+}
+
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err("is not a path that begins with /".to_owned()) }
+}
+
+pub(super) fn show_directory(path: &PathBuf) -> String {
+    path.display().to_string()
+}
+
+pub(super) fn rules(text: &str) -> Result<Vec<Rule>, String> {
+    let items = list(text);
+    if items.len() > MAX_RULES {
+        return Err(format!("has more than {MAX_RULES} rules"));
+    }
+    let alone = items.len() == 1;
+    let read = |item: &String| {
+        Rule::parse(item).map_err(|problem| if alone { problem } else { format!("holds `{item}`, which {problem}") })
+    };
+    items.iter().map(read).collect()
+}
+
+pub(super) fn kubernetes(text: &str) -> Result<Kubernetes, String> {
+    Ok(match text {
+        "auto" => Kubernetes::Auto,
+        "kubelet" => Kubernetes::Kubelet,
+        "api" => Kubernetes::Api,
+        "cri" => Kubernetes::Cri,
+        "off" => Kubernetes::Off,
+        _ => return Err("is none of auto, kubelet, api, cri, off".to_owned()),
+    })
+}
+
+pub(super) fn show_kubernetes(from: &Kubernetes) -> String {
+    match from {
+        Kubernetes::Auto => "auto",
+        Kubernetes::Kubelet => "kubelet",
+        Kubernetes::Api => "api",
+        Kubernetes::Cri => "cri",
+        Kubernetes::Off => "off",
+    }
+    .to_owned()
+}
+
+/// Where the kubelet answers: scheme, host, port, and nothing else.
+pub(super) fn kubelet_url(text: &str) -> Result<Option<String>, String> {
+    const GOOD: &str = "write for example https://127.0.0.1:10250";
+    let text = text.trim().trim_end_matches('/');
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let url: http::Uri = text.parse().map_err(|_| format!("is not a URL: {GOOD}"))?;
+    if !matches!(url.scheme_str(), Some("https" | "http")) {
+        return Err(format!("has neither https:// nor http:// in front: {GOOD}"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return Err(format!("holds more than scheme, host and port: {GOOD}"));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// Keys of labels or annotations, or patterns of them.
+pub(super) fn selected(text: &str) -> Result<Vec<String>, String> {
+    let items = list(text);
+    if items.len() > MAX_SELECTED {
+        return Err(format!("has more than {MAX_SELECTED} keys"));
+    }
+    // What Kubernetes lets a key be made of, and stars.
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '*');
+    match items.iter().find(|i| i.len() > MAX_PATTERN_BYTES || !i.chars().all(good)) {
+        Some(item) => {
+            Err(format!("holds `{item}`, which is no key of a label or annotation: letters, digits, . _ - / and *"))
+        }
+        None => Ok(items),
+    }
+}
+
+pub(super) fn keep_names(text: &str) -> Result<Duration, String> {
+    range(text, Duration::from_secs(60), Duration::from_secs(24 * 3600))
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is neither text nor json".to_owned()),
+    }
+}
+
+pub(super) fn show_log_format(format: &LogFormat) -> String {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+    .to_owned()
+}
