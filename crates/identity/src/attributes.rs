@@ -10,6 +10,7 @@ pub(crate) mod text;
 
 use std::sync::Arc;
 
+pub use build::service_name;
 use profile::{Declared, Identity, Owner, Place, Profile};
 use rustc_hash::{FxHashMap, FxHashSet};
 

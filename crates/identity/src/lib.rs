@@ -13,6 +13,7 @@ mod identities;
 mod settings;
 mod workload;
 
+pub use attributes::service_name;
 pub use identities::Identities;
 pub use settings::{IdentityError, IdentitySettings, OPTIONAL_ATTRIBUTES, Source};
 pub use workload::{Pod, Workload, WorkloadKind};

@@ -21,17 +21,13 @@ const RESERVED: [&str; 7] = ["container.", "host.", "k8s.", "os.", "process.", "
 /// The identity of an owner, and how many attributes found no room.
 pub(crate) fn identity(owner: &Owner, workload: Option<&Workload>, settings: &IdentitySettings) -> (Identity, u64) {
     let mut out = Attributes { values: BTreeMap::new(), refused: 0, settings };
-    let name = if owner.kernel_thread {
-        // One identity for all of them, wherever the kernel put them.
-        service::name(&Owner { kernel_thread: true, ..Owner::default() }, None)
-    } else {
+    if !owner.kernel_thread {
         out.of_container(owner, workload);
         if let Some(pod) = workload.and_then(|w| w.pod.as_deref()) {
             out.of_pod(pod, workload);
         }
         out.of_service(owner, workload);
-        service::name(owner, workload)
-    };
+    }
     for (key, value) in &settings.attributes {
         out.put(key, value);
     }
@@ -42,8 +38,20 @@ pub(crate) fn identity(owner: &Owner, workload: Option<&Workload>, settings: &Id
         out.of_others(owner, workload);
     }
     let attributes = out.values.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-    let name: Arc<str> = clean(&name, MAX_VALUE).as_ref().into();
-    (Identity { service_name: name, attributes }, out.refused)
+    (Identity { service_name: service_name(owner, workload), attributes }, out.refused)
+}
+
+/// `service.name` of an owner whose container is `workload`, as [`Identities::attribute`](crate::Identities::attribute)
+/// says it.
+#[must_use]
+pub fn service_name(owner: &Owner, workload: Option<&Workload>) -> Arc<str> {
+    let name = if owner.kernel_thread {
+        // One service for all of them, wherever the kernel put them.
+        service::name(&Owner { kernel_thread: true, ..Owner::default() }, None)
+    } else {
+        service::name(owner, workload)
+    };
+    clean(&name, MAX_VALUE).as_ref().into()
 }
 
 struct Attributes<'a> {
