@@ -6,6 +6,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod cgroup;
+
+pub use cgroup::{CGROUP_ID_OF_BOTH, CGROUP_ID_PART_MASK, CgroupIdParts};
+
 /// Bytes of a task's comm, terminated by NUL where shorter.
 pub const COMM_BYTES: usize = 16;
 /// Kernel frames that one record holds at the most (`perf_event_max_stack` defaults to 127).
@@ -16,6 +20,11 @@ pub const MAX_SNAPSHOT_BYTES: usize = 64 * 1024;
 pub const DEFAULT_SNAPSHOT_BYTES: u32 = 16 * 1024;
 /// Tgids that the filter may name at the most.
 pub const MAX_FILTERED_TGIDS: u32 = 16 * 1024;
+/// Verdicts that the kernel side holds at the most: more than any node's running processes and cgroups together. The map is
+/// allocated at once, about 90 bytes each (3 MB), and only where verdicts are asked for at all.
+pub const MAX_VERDICTS: u32 = 32 * 1024;
+/// Processes of the profiler's own that it can leave out: the agent, its worker, and for a moment that one's successor.
+pub const MAX_OWN_TGIDS: usize = 8;
 /// The largest record of the ring buffer, in bytes: head, kernel frames, snapshot.
 pub const MAX_RECORD_BYTES: usize = size_of::<SampleHead>() + MAX_KERNEL_FRAMES * 8 + MAX_SNAPSHOT_BYTES;
 /// How much of a user stack is read at once: the smallest page, so that a read is whole or fails whole.
@@ -55,7 +64,7 @@ pub struct SampleHead {
     /// The start time of the thread group's leader (`task->group_leader->start_time`): with the tgid, the process's
     /// identity. Monotonic nanoseconds; 0 where the kernel's BTF did not tell its place.
     pub leader_start_mono_ns: u64,
-    /// `bpf_get_current_cgroup_id`.
+    /// The task's cgroup; what it stands for: [`CgroupIdParts`].
     pub cgroup_id: u64,
     /// The user half's program counter. Valid with [`FLAG_USER_REGS`].
     pub user_pc: u64,
@@ -104,13 +113,17 @@ pub struct CpuCounters {
     pub ring_bytes: u64,
     /// Nanoseconds spent inside the program, all ticks.
     pub run_ns: u64,
+    /// Of `run_ns`: on ticks that a filter refused.
+    pub filtered_ns: u64,
+    /// Of `run_ns`: copying user stacks.
+    pub snapshot_ns: u64,
     /// Samples whose snapshot was cut at the wanted size.
     pub snapshot_full: u64,
     /// Children of listed processes that were not listed because the filter was full.
     pub children_not_listed: u64,
 }
 
-const _: () = assert!(size_of::<CpuCounters>() == 72);
+const _: () = assert!(size_of::<CpuCounters>() == 88);
 
 /// Where the running kernel keeps what the program reads, and what it can do: the frozen constant `LAYOUT`, filled in by
 /// user space from the kernel's BTF before loading.
@@ -137,6 +150,18 @@ pub struct KernelLayout {
     pub max_kernel_frames: u32,
     /// Offset of `mm` in `task_struct`.
     pub task_mm: u32,
+    /// 1 where a controller of cgroup v1 tells containers apart: then the next five are used.
+    pub has_v1_cgroups: u32,
+    /// Offset of `cgroups` in `task_struct`.
+    pub task_cgroups: u32,
+    /// Offset of the controller's pointer in `css_set`.
+    pub css_set_subsys: u32,
+    /// Offset of `cgroup` in `cgroup_subsys_state`.
+    pub css_cgroup: u32,
+    /// Offset of `kn` in `cgroup`.
+    pub cgroup_kn: u32,
+    /// Offset of `id` in `kernfs_node`.
+    pub kernfs_node_id: u32,
 }
 
 impl KernelLayout {
@@ -152,10 +177,16 @@ impl KernelLayout {
         has_task_pt_regs: 0,
         max_kernel_frames: 0,
         task_mm: 0,
+        has_v1_cgroups: 0,
+        task_cgroups: 0,
+        css_set_subsys: 0,
+        css_cgroup: 0,
+        cgroup_kn: 0,
+        kernfs_node_id: 0,
     };
 }
 
-const _: () = assert!(size_of::<KernelLayout>() == 40);
+const _: () = assert!(size_of::<KernelLayout>() == 64);
 
 /// Only tgids of the filter map are taken.
 pub const CONTROL_ONLY_LISTED: u32 = 1 << 0;
@@ -163,10 +194,12 @@ pub const CONTROL_ONLY_LISTED: u32 = 1 << 0;
 pub const CONTROL_FOLLOW_CHILDREN: u32 = 1 << 1;
 /// Kernel threads are filtered.
 pub const CONTROL_NO_KERNEL_THREADS: u32 = 1 << 2;
-/// The tgid of the profiler itself is filtered (`Control::self_tgid`).
+/// The profiler's own processes are filtered ([`OwnTgids`]).
 pub const CONTROL_NO_SELF: u32 = 1 << 3;
 /// Nothing is taken (every busy tick counts as filtered).
 pub const CONTROL_PAUSED: u32 = 1 << 4;
+/// Verdicts are looked up: first the process's ([`VerdictKey::process`]), else its cgroup's ([`VerdictKey::cgroup`]).
+pub const CONTROL_VERDICTS: u32 = 1 << 5;
 
 /// What user space may change while the program runs: the single value of the map `CONTROL`.
 #[repr(C)]
@@ -176,10 +209,44 @@ pub struct Control {
     pub flags: u32,
     /// How much of the user stack a sample carries, in bytes; at most [`MAX_SNAPSHOT_BYTES`].
     pub snapshot_bytes: u32,
-    /// The profiler's own tgid.
-    pub self_tgid: u32,
     /// Wake the reader when this many bytes wait in the ring buffer.
     pub wakeup_bytes: u32,
 }
 
-const _: () = assert!(size_of::<Control>() == 16);
+const _: () = assert!(size_of::<Control>() == 12);
+
+/// The profiler's own processes, 0 where there is none: the single value of the map `OWN_TGIDS`.
+pub type OwnTgids = [u32; MAX_OWN_TGIDS];
+
+/// Samples of the key's process or cgroup are taken.
+pub const VERDICT_TAKE: u32 = 1;
+/// Ticks of the key's process or cgroup are filtered.
+pub const VERDICT_FILTER: u32 = 2;
+
+/// Whom a verdict is about: a key of the map `VERDICTS`, whose values are `VERDICT_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VerdictKey {
+    /// As samples have it ([`SampleHead::cgroup_id`]).
+    pub cgroup_id: u64,
+    /// The process; 0 for all of the cgroup that have no verdict of their own.
+    pub tgid: u32,
+    /// Always 0.
+    pub unused: u32,
+}
+
+const _: () = assert!(size_of::<VerdictKey>() == 16);
+
+impl VerdictKey {
+    /// One process, as long as it is in this cgroup.
+    #[must_use]
+    pub const fn process(cgroup_id: u64, tgid: u32) -> Self {
+        Self { cgroup_id, tgid, unused: 0 }
+    }
+
+    /// Everything in a cgroup; not what is in cgroups below it.
+    #[must_use]
+    pub const fn cgroup(cgroup_id: u64) -> Self {
+        Self::process(cgroup_id, 0)
+    }
+}

@@ -35,4 +35,10 @@ fields! {
     thread_bytes
     has_task_pt_regs
     max_kernel_frames
+    has_v1_cgroups
+    task_cgroups
+    css_set_subsys
+    css_cgroup
+    cgroup_kn
+    kernfs_node_id
 }

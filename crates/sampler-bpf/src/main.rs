@@ -1,7 +1,7 @@
 //! The kernel side of the sampler: what runs at every tick of every CPU.
 //!
-//! **In**: the interrupted task, as the kernel shows it; [`maps::CONTROL`] and [`maps::TGIDS`], which user space
-//! changes while it runs; [`layout::LAYOUT`], constants that user space filled in before loading.
+//! **In**: the interrupted task, as the kernel shows it; `CONTROL`, `OWN_TGIDS`, `TGIDS` and `VERDICTS` of [`maps`], which
+//! user space changes while it runs; [`layout`], constants that user space filled in before loading.
 //! **Out**: one record of [`sampler_abi::SampleHead`] with kernel frames and a piece of the user stack in
 //! [`maps::RING`]; counters of everything, per CPU, in [`maps::COUNTERS`].
 //! **Units**: times are `CLOCK_MONOTONIC` nanoseconds, lengths are bytes.
@@ -26,7 +26,8 @@ use aya_ebpf::{
     programs::{PerfEventContext, RawTracePointContext},
 };
 use sampler_abi::{
-    CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_PAUSED, Control, CpuCounters,
+    CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_PAUSED, CONTROL_VERDICTS, Control,
+    CpuCounters,
 };
 
 /// One tick of one CPU.
@@ -41,60 +42,67 @@ pub fn sample(ctx: PerfEventContext) -> u32 {
     let Some(control) = maps::CONTROL.get_ptr(0) else { return 0 };
     // SAFETY: both point to values of their maps; `counters` is this CPU's own, and user space only reads it.
     unsafe {
-        tick(&ctx, started, control, counters);
-        (*counters).run_ns += bpf_ktime_get_ns() - started;
+        let passed = tick(&ctx, started, control, counters);
+        let took = bpf_ktime_get_ns() - started;
+        (*counters).run_ns += took;
+        if !passed {
+            (*counters).filtered_ns += took;
+        }
     }
     0
 }
 
-/// Counts the tick as idle, filtered or taken, and hands over what is taken.
+/// Counts the tick as idle, filtered or taken, and hands over what is taken. Returns whether the filters let it pass.
 ///
 /// # Safety
 /// `control` and `counters` point to values of their maps; `counters` is this CPU's own.
 #[inline(always)]
-unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, counters: *mut CpuCounters) {
+unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, counters: *mut CpuCounters) -> bool {
     // SAFETY: a helper without arguments.
     let pid_tgid = unsafe { bpf_get_current_pid_tgid() };
     // SAFETY: see the function's own contract; the task is the running one.
     unsafe {
         if pid_tgid as u32 == 0 {
             (*counters).idle += 1;
-            return;
+            return true;
         }
         let task = task::current();
         let user_mode = registers::in_user_mode(ctx.as_ptr());
         let kernel_thread = !user_mode && task::is_kernel_thread(task);
-        if !wanted(control, (pid_tgid >> 32) as u32, kernel_thread) {
+        let tgid = (pid_tgid >> 32) as u32;
+        // Read once: user space may change it at any time.
+        let flags = (&raw const (*control).flags).read_volatile();
+        if !wanted(flags, tgid, kernel_thread) {
             (*counters).filtered += 1;
-            return;
+            return false;
+        }
+        let cgroup_id = task::cgroup_id(task);
+        if flags & CONTROL_VERDICTS != 0 && maps::is_refused(cgroup_id, tgid) {
+            (*counters).filtered += 1;
+            return false;
         }
         (*counters).taken += 1;
         let Some(slot) = maps::scratch() else {
             (*counters).lost_scratch += 1;
-            return;
+            return true;
         };
         let mode = match (user_mode, kernel_thread) {
             (true, _) => record::Mode::User,
             (false, false) => record::Mode::Kernel,
             (false, true) => record::Mode::KernelThread,
         };
-        record::fill_and_send(ctx.as_ptr(), slot, started, pid_tgid, task, mode, control, counters);
+        record::fill_and_send(ctx.as_ptr(), slot, started, pid_tgid, task, cgroup_id, mode, control, counters);
+        true
     }
 }
 
-/// Whether the filters let this task pass.
-///
-/// # Safety
-/// `control` points to the map's value. User space may write it at the same time: each field is read once, and any mix
-/// of old and new fields is harmless.
+/// Whether the filters let this task pass that need neither its cgroup nor what user space has learned of it.
 #[inline(always)]
-unsafe fn wanted(control: *const Control, tgid: u32, kernel_thread: bool) -> bool {
-    // SAFETY: see the function's own contract.
-    let (flags, self_tgid) = unsafe { ((*control).flags, (*control).self_tgid) };
+fn wanted(flags: u32, tgid: u32, kernel_thread: bool) -> bool {
     if flags & CONTROL_PAUSED != 0 {
         return false;
     }
-    if flags & CONTROL_NO_SELF != 0 && tgid == self_tgid {
+    if flags & CONTROL_NO_SELF != 0 && maps::is_own(tgid) {
         return false;
     }
     if flags & CONTROL_NO_KERNEL_THREADS != 0 && kernel_thread {

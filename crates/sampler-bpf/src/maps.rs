@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use sampler_abi::{Control, CpuCounters, MAX_FILTERED_TGIDS, ScratchSlot};
+use sampler_abi::{
+    Control, CpuCounters, MAX_FILTERED_TGIDS, OwnTgids, ScratchSlot, VERDICT_FILTER, VerdictKey,
+};
 
 /// What user space may change while the programs run. One value.
 #[map]
@@ -16,6 +18,16 @@ pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 /// Preallocated: programs that run in any context must not allocate.
 #[map]
 pub static TGIDS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_FILTERED_TGIDS, 0);
+
+/// The profiler's own processes. One value.
+#[map]
+static OWN_TGIDS: Array<OwnTgids> = Array::with_max_entries(1, 0);
+
+/// What user space has decided of cgroups and processes; the number of entries is set by user space.
+///
+/// Preallocated, as [`TGIDS`].
+#[map]
+static VERDICTS: HashMap<VerdictKey, u32> = HashMap::with_max_entries(1, 0);
 
 /// One row per CPU.
 #[map]
@@ -42,4 +54,27 @@ pub fn scratch() -> Option<*mut u8> {
 #[inline(always)]
 pub fn is_listed(tgid: u32) -> bool {
     TGIDS.get_ptr(tgid).is_some()
+}
+
+/// Whether a process is one of the profiler's own.
+#[inline(always)]
+pub fn is_own(tgid: u32) -> bool {
+    let Some(own) = OWN_TGIDS.get_ptr(0) else { return false };
+    // SAFETY: points to the map's value. User space may write it at the same time; any mix of old and new will do.
+    unsafe { (*own).contains(&tgid) }
+}
+
+/// Whether the verdict about a process, else that about its cgroup, is to filter it.
+#[inline(always)]
+pub fn is_refused(cgroup_id: u64, tgid: u32) -> bool {
+    let verdict = match VERDICTS.get_ptr(VerdictKey::process(cgroup_id, tgid)) {
+        None => VERDICTS.get_ptr(VerdictKey::cgroup(cgroup_id)),
+        of_process => of_process,
+    };
+    match verdict {
+        // SAFETY: points to a value of the map. Where user space removes the entry at the same time, the value may already be
+        // another key's: this one tick is judged by that.
+        Some(verdict) => unsafe { *verdict == VERDICT_FILTER },
+        None => false,
+    }
 }

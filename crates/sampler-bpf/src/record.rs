@@ -5,7 +5,7 @@ use core::{arch::asm, ffi::c_void};
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stack, bpf_probe_read_user,
+        bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_probe_read_user,
         bpf_ringbuf_output, bpf_ringbuf_query,
     },
 };
@@ -62,6 +62,7 @@ pub unsafe fn fill_and_send(
     started: u64,
     pid_tgid: u64,
     task: Task,
+    cgroup_id: u64,
     mode: Mode,
     control: *const Control,
     counters: *mut CpuCounters,
@@ -71,7 +72,7 @@ pub unsafe fn fill_and_send(
         let head = slot.cast::<SampleHead>();
         (*head).time_mono_ns = started;
         (*head).leader_start_mono_ns = task::leader_start(task);
-        (*head).cgroup_id = bpf_get_current_cgroup_id();
+        (*head).cgroup_id = cgroup_id;
         (*head).user_pc = 0;
         (*head).user_sp = 0;
         (*head).user_fp = 0;
@@ -92,7 +93,9 @@ pub unsafe fn fill_and_send(
         if flags & FLAG_USER_REGS != 0 && flags & FLAG_COMPAT == 0 {
             let wanted = (*control).snapshot_bytes;
             let wanted = if wanted > MAX_SNAPSHOT { MAX_SNAPSHOT } else { wanted };
+            let before = bpf_ktime_get_ns();
             snapshot_bytes = copy_stack(kernel_bytes, wanted);
+            (*counters).snapshot_ns += bpf_ktime_get_ns() - before;
             if snapshot_bytes < wanted {
                 flags |= FLAG_SNAPSHOT_FAULT;
             } else if wanted != 0 {

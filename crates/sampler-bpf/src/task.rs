@@ -1,6 +1,7 @@
 //! Reading `task_struct` at the offsets of the running kernel.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel};
+use sampler_abi::CgroupIdParts;
 
 use crate::layout;
 
@@ -62,4 +63,27 @@ pub unsafe fn leader_start(task: Task) -> u64 {
         let leader = read_u64(task, layout::task_group_leader());
         if leader == 0 { 0 } else { read_u64(leader as Task, layout::task_start_time()) }
     }
+}
+
+/// The cgroup of the running task.
+///
+/// # Safety
+/// `task` is the running task.
+#[inline(always)]
+pub unsafe fn cgroup_id(task: Task) -> u64 {
+    // SAFETY: a helper without arguments.
+    let v2 = unsafe { bpf_get_current_cgroup_id() };
+    if layout::has_v1_cgroups() == 0 {
+        return v2;
+    }
+    // SAFETY: see the function's own contract. Its set of cgroups lives as long as it does, and holds the cgroups; a pointer
+    // that cannot be read is 0, and what would lie behind it too.
+    let v1 = unsafe {
+        let set = read_u64(task, layout::task_cgroups());
+        let state = read_u64(set as *const u8, layout::css_set_subsys());
+        let cgroup = read_u64(state as *const u8, layout::css_cgroup());
+        let node = read_u64(cgroup as *const u8, layout::cgroup_kn());
+        read_u64(node as *const u8, layout::kernfs_node_id())
+    };
+    CgroupIdParts { v2, v1: Some(v1) }.id()
 }

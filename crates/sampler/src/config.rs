@@ -127,10 +127,11 @@ impl SamplerConfig {
             control: Control {
                 flags,
                 snapshot_bytes: self.snapshot_bytes,
-                self_tgid,
                 wakeup_bytes: self.ring_bytes / WAKEUP_SHARE,
             },
             tgids,
+            own_tgids: vec![self_tgid],
+            max_verdicts: 0,
             ring_bytes: self.ring_bytes,
         }
     }
@@ -168,7 +169,7 @@ mod tests {
         let kernel = config.kernel(42);
         assert_eq!(kernel.tgids, [7]);
         assert_eq!(kernel.control.flags, CONTROL_NO_SELF | CONTROL_ONLY_LISTED | CONTROL_FOLLOW_CHILDREN);
-        assert_eq!(kernel.control.self_tgid, 42);
+        assert_eq!(kernel.own_tgids, [42]);
         assert_eq!(SamplerConfig::default().kernel(42).control.flags, 0);
     }
 }

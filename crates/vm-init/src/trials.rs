@@ -19,6 +19,7 @@ type Outcome = Result<String, Box<dyn Error>>;
 const RATE_HZ: u32 = 199;
 const SNAPSHOT_BYTES: u32 = 16 * 1024;
 const RING_BYTES: u32 = 8 * 1024 * 1024;
+const MAX_VERDICTS: u32 = 1024;
 const TRIAL: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
 /// Samples that a trial of [`TRIAL`] must bring at least; emulated machines are slow.
@@ -57,8 +58,15 @@ fn look_around() -> Outcome {
 }
 
 fn load(flags: u32, tgids: Vec<u32>) -> Result<KernelSide, Box<dyn Error>> {
-    let control = Control { flags, snapshot_bytes: SNAPSHOT_BYTES, self_tgid: 0, wakeup_bytes: RING_BYTES / 4 };
-    Ok(KernelSide::load(&KernelConfig { rate_hz: RATE_HZ, control, tgids, ring_bytes: RING_BYTES })?)
+    let control = Control { flags, snapshot_bytes: SNAPSHOT_BYTES, wakeup_bytes: RING_BYTES / 4 };
+    Ok(KernelSide::load(&KernelConfig {
+        rate_hz: RATE_HZ,
+        control,
+        tgids,
+        own_tgids: Vec::new(),
+        max_verdicts: MAX_VERDICTS,
+        ring_bytes: RING_BYTES,
+    })?)
 }
 
 /// Drains for a while.

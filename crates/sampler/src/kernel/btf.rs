@@ -1,7 +1,7 @@
-//! Where members of kernel structures lie, from the kernel's BTF.
+//! Where members of kernel structures lie, and what its enumerators stand for, from the kernel's BTF.
 //!
 //! **In**: `/sys/kernel/btf/vmlinux`: the kernel's own, trusted, but of kernels that we do not know yet.
-//! **Out**: byte offsets. **Units**: bytes (BTF's own bit offsets are turned into bytes; a bit-field has none).
+//! **Out**: byte offsets, numbers. **Units**: bytes (BTF's own bit offsets are turned into bytes; a bit-field has none).
 //! **Limits**: [`MAX_BTF_BYTES`]; anonymous members are followed [`MAX_NESTING`] deep. A kind of type that we do not know ends
 //! the reading: what came before stays usable.
 
@@ -18,8 +18,11 @@ const MAGIC: u16 = 0xeb9f;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 
+const ENUMERATOR_BYTES: usize = 8;
+
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const ENUM: u32 = 6;
 
 /// What is wrong with the BTF.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +36,10 @@ pub enum BtfError {
         /// Where reading ended.
         part: &'static str,
     },
-    /// A struct or a member is not there.
+    /// A type or a member is not there.
     #[error("{PATH} has no `{of}` with a member `{member}`")]
     NotFound {
-        /// The struct.
+        /// The struct or enumeration.
         of: String,
         /// The member.
         member: String,
@@ -91,17 +94,31 @@ impl Btf {
     /// The offset of a member of a struct, in bytes; unnamed members are looked into.
     pub(super) fn offset(&self, of: &str, member: &str) -> Result<u32, BtfError> {
         let not_found = || BtfError::NotFound { of: of.to_owned(), member: member.to_owned() };
-        self.types
-            .iter()
-            .copied()
-            .filter(|at| {
-                u32_at(&self.data, at + 4).is_some_and(|info| kind(info) == STRUCT)
-                    && u32_at(&self.data, *at).is_some_and(|name| self.name_is(name, of))
-            })
+        self.named(STRUCT, of)
             .find_map(|at| self.member_bits(at, member, MAX_NESTING))
             .filter(|bits| bits % 8 == 0)
             .map(|bits| bits / 8)
             .ok_or_else(not_found)
+    }
+
+    /// The number of an enumerator.
+    pub(super) fn enumerator(&self, of: &str, enumerator: &str) -> Result<u32, BtfError> {
+        let number = |at: usize| {
+            let count = vlen(u32_at(&self.data, at + 4)?);
+            (0..count).map(|index| at + TYPE_BYTES + index * ENUMERATOR_BYTES).find_map(|here| {
+                self.name_is(u32_at(&self.data, here)?, enumerator).then(|| u32_at(&self.data, here + 4))?
+            })
+        };
+        let not_found = || BtfError::NotFound { of: of.to_owned(), member: enumerator.to_owned() };
+        self.named(ENUM, of).find_map(number).ok_or_else(not_found)
+    }
+
+    /// Where the types of this kind and name begin.
+    fn named<'a>(&'a self, wanted: u32, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+        self.types.iter().copied().filter(move |at| {
+            u32_at(&self.data, at + 4).is_some_and(|info| kind(info) == wanted)
+                && u32_at(&self.data, *at).is_some_and(|offset| self.name_is(offset, name))
+        })
     }
 
     fn member_bits(&self, at: usize, member: &str, nesting: u32) -> Option<u32> {
@@ -176,7 +193,7 @@ fn extra_bytes(kind: u32, vlen: usize) -> Option<usize> {
         // struct, union, data section, 64-bit enumeration
         STRUCT | UNION | 15 | 19 => vlen * 12,
         // enumeration, function prototype
-        6 | 13 => vlen * 8,
+        ENUM | 13 => vlen * ENUMERATOR_BYTES,
         _ => return None,
     })
 }
@@ -185,12 +202,14 @@ fn extra_bytes(kind: u32, vlen: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Strings: "\0task\0inner\0pid\0flags\0bits\0".
-    const STRINGS: &[u8] = b"\0task\0inner\0pid\0flags\0bits\0";
+    const STRINGS: &[u8] = b"\0task\0inner\0pid\0flags\0bits\0ids\0first\0second\0";
     const TASK: u32 = 1;
     const PID: u32 = 12;
     const FLAGS: u32 = 16;
     const BITS: u32 = 22;
+    const IDS: u32 = 27;
+    const FIRST: u32 = 31;
+    const SECOND: u32 = 37;
 
     fn words(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
@@ -208,7 +227,8 @@ mod tests {
         data
     }
 
-    /// 1: int; 2: union { pid at 4 bytes }; 3: const 2; 4: struct task { flags: 8 bytes; unnamed 3 at 16; bits:3 }.
+    /// 1: int; 2: union { pid at 4 bytes }; 3: const 2; 4: struct task { flags: 8 bytes; unnamed 3 at 16; bits:3 };
+    /// 5: enum ids { first = 0, second = 7 }.
     fn sample() -> Vec<u8> {
         let info = |kind: u32, vlen: u32, flag: u32| kind << 24 | vlen | flag << 31;
         build(&[
@@ -236,7 +256,14 @@ mod tests {
             128,
             BITS,
             1,
-            3 << 24 | 200,
+            3 << 24 | 200, //
+            IDS,
+            info(ENUM, 2, 0),
+            4,
+            FIRST,
+            0,
+            SECOND,
+            7,
         ])
     }
 
@@ -248,6 +275,15 @@ mod tests {
         assert!(matches!(btf.offset("task", "bits"), Err(BtfError::NotFound { .. })));
         assert!(matches!(btf.offset("task", "none"), Err(BtfError::NotFound { .. })));
         assert!(matches!(btf.offset("tas", "pid"), Err(BtfError::NotFound { .. })));
+    }
+
+    #[test]
+    fn finds_enumerators() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!(btf.enumerator("ids", "first").unwrap(), 0);
+        assert_eq!(btf.enumerator("ids", "second").unwrap(), 7);
+        assert!(matches!(btf.enumerator("ids", "third"), Err(BtfError::NotFound { .. })));
+        assert!(matches!(btf.enumerator("task", "flags"), Err(BtfError::NotFound { .. })), "a struct");
     }
 
     #[test]
@@ -263,8 +299,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_end_without_panic(
-            cut in 0usize..200,
-            change in proptest::collection::vec((0usize..200, proptest::num::u8::ANY), 0..8),
+            cut in 0usize..260,
+            change in proptest::collection::vec((0usize..260, proptest::num::u8::ANY), 0..8),
         ) {
             let mut data = sample();
             for (at, byte) in change {
@@ -276,6 +312,7 @@ mod tests {
             if let Ok(btf) = Btf::parse(data) {
                 let _ = btf.offset("task", "pid");
                 let _ = btf.offset("task", "bits");
+                let _ = btf.enumerator("ids", "second");
             }
         }
     }

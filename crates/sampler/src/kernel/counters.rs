@@ -60,6 +60,8 @@ impl Counters {
                 lost_scratch: sum.lost_scratch + one.lost_scratch,
                 ring_bytes: sum.ring_bytes + one.ring_bytes,
                 run_ns: sum.run_ns + one.run_ns,
+                filtered_ns: sum.filtered_ns + one.filtered_ns,
+                snapshot_ns: sum.snapshot_ns + one.snapshot_ns,
                 snapshot_full: sum.snapshot_full + one.snapshot_full,
                 children_not_listed: sum.children_not_listed + one.children_not_listed,
             }

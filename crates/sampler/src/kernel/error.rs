@@ -75,6 +75,12 @@ pub enum KernelError {
     /// The filter is full.
     #[error("the filter holds at most {} processes", sampler_abi::MAX_FILTERED_TGIDS)]
     FilterFull,
+    /// More verdicts than the kernel side can hold.
+    #[error("{0} verdicts: possible are at most {max}", max = sampler_abi::MAX_VERDICTS)]
+    MaxVerdicts(u32),
+    /// More processes of the profiler's own than the kernel side can leave out.
+    #[error("{0} processes of the profiler's own: possible are at most {max}", max = sampler_abi::MAX_OWN_TGIDS)]
+    TooManyOwn(usize),
     /// The kernel side cannot list children at fork: user space has to.
     #[error("children cannot be followed in the kernel: {}", chain(.0))]
     Children(#[source] ProgramError),
@@ -197,6 +203,14 @@ fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+/// The kernel's error number, where there is one.
+pub(super) fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(syscall) => syscall.io_error.raw_os_error(),
+        _ => None,
+    }
 }
 
 fn has_verifier_log(error: &EbpfError) -> bool {

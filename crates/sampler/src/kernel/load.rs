@@ -12,6 +12,7 @@ use sampler_abi::{KernelLayout, MAX_KERNEL_FRAMES};
 
 use super::{
     btf::{Btf, BtfError},
+    cgroups::CgroupIds,
     cpus,
     error::{self, KernelError},
     sys,
@@ -39,11 +40,11 @@ struct LayoutValue(KernelLayout);
 // SAFETY: `repr(transparent)` over a `repr(C)` struct of integers without padding.
 unsafe impl aya::Pod for LayoutValue {}
 
-/// What the running kernel looks like to the program.
-pub(super) fn kernel_layout() -> Result<KernelLayout, BtfError> {
+/// What the running kernel looks like to the program, and what its cgroup ids stand for.
+fn kernel_layout() -> Result<(KernelLayout, CgroupIds), BtfError> {
     let btf = Btf::of_kernel()?;
     let task = |member| btf.offset("task_struct", member);
-    Ok(KernelLayout {
+    let mut layout = KernelLayout {
         task_flags: task("flags")?,
         task_pid: task("pid")?,
         task_tgid: task("tgid")?,
@@ -54,7 +55,11 @@ pub(super) fn kernel_layout() -> Result<KernelLayout, BtfError> {
         has_task_pt_regs: u32::from(has_task_pt_regs().unwrap_or(false)),
         max_kernel_frames: max_kernel_frames(),
         task_mm: task("mm")?,
-    })
+        ..KernelLayout::EMPTY
+    };
+    let mut cgroup_ids = CgroupIds::of_host();
+    cgroup_ids.locate(&btf, &mut layout);
+    Ok((layout, cgroup_ids))
 }
 
 /// Whether the kernel has the helpers that find a task's saved registers (since 5.15). An error says that it could not be tried.
@@ -74,10 +79,19 @@ fn max_kernel_frames() -> u32 {
         .map_or(ours, |frames| frames.clamp(1, ours))
 }
 
+/// The object in the kernel.
+pub(super) struct Loaded {
+    /// Its maps and programs.
+    pub(super) ebpf: Ebpf,
+    /// What the cgroup ids of its samples stand for.
+    pub(super) cgroup_ids: CgroupIds,
+}
+
 /// Loads object and maps, and has the timer's program verified.
-pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
+pub(super) fn load(ring_bytes: u32, max_verdicts: u32) -> Result<Loaded, KernelError> {
     sys::raise_memlock();
-    let layout = LayoutValue(kernel_layout()?);
+    let (layout, cgroup_ids) = kernel_layout()?;
+    let layout = LayoutValue(layout);
     // A slot is found by the CPU's number.
     let slots = cpus::possible().map_err(KernelError::Cpus)?.last().map_or(1, |last| last + 1);
     let mut loader = EbpfLoader::new();
@@ -86,6 +100,8 @@ pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
     loader.override_global("LAYOUT", &layout, true);
     loader.map_max_entries("SCRATCH", slots);
     loader.map_max_entries("RING", ring_bytes);
+    // A map must have one.
+    loader.map_max_entries("VERDICTS", max_verdicts.max(1));
     let loaded = loader.load(OBJECT).map_err(KernelError::from_load);
     drop(loader);
     sys::release_memory();
@@ -93,7 +109,7 @@ pub(super) fn load(ring_bytes: u32) -> Result<Ebpf, KernelError> {
     let program: &mut PerfEvent =
         ebpf.program_mut(SAMPLE).ok_or(KernelError::Missing(SAMPLE))?.try_into().map_err(KernelError::from_load)?;
     program.load().map_err(KernelError::from_load)?;
-    Ok(ebpf)
+    Ok(Loaded { ebpf, cgroup_ids })
 }
 
 /// Loads and attaches the programs that follow children.

@@ -5,10 +5,11 @@
 //! **Out**: [`RawSample`]s, counters and expected ticks per CPU, errors that say what to do.
 //! **Units**: times are `CLOCK_MONOTONIC` nanoseconds, lengths are bytes, rates are ticks a second and CPU.
 //! **Limits**: rates of 1 to [`MAX_RATE_HZ`]; rings of [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`];
-//! `sampler_abi::MAX_FILTERED_TGIDS` listed processes; one [`KernelSide::drain`] reads at most one ring's size. A record that
+//! `sampler_abi::MAX_FILTERED_TGIDS` listed processes; `sampler_abi::MAX_VERDICTS` verdicts; one [`KernelSide::drain`] reads at most one ring's size. A record that
 //! does not parse is counted in [`Counters::malformed`] and skipped.
 
 mod btf;
+mod cgroups;
 mod counters;
 mod cpus;
 mod error;
@@ -18,7 +19,9 @@ mod probe;
 mod record;
 mod side;
 mod sys;
+mod verdicts;
 
+pub use self::cgroups::{CgroupIds, CgroupMounts};
 pub use self::counters::{Counters, CountersHandle, CpuReading};
 pub(crate) use self::cpus::online as online_cpus;
 pub use self::error::KernelError;
@@ -26,6 +29,7 @@ pub use self::events::HotplugReport;
 pub use self::probe::{Finding, KernelReport, Verdict, probe};
 pub use self::record::{RawSample, RecordError};
 pub use self::side::{KernelConfig, KernelSide};
+pub use self::verdicts::{OwnTgidsHandle, TickVerdict, VerdictsHandle};
 
 /// The highest rate.
 pub const MAX_RATE_HZ: u32 = 1000;

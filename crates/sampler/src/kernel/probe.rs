@@ -109,8 +109,14 @@ pub fn probe() -> KernelReport {
         Ok(false) => report.bad("BPF ring buffer", "not supported", "run kernel 5.10 or newer"),
         Err(_) => report.bad("BPF ring buffer", "not permitted", &error::refusal(error::Refused::Bpf)),
     }
-    match load::load(TRIAL_RING_BYTES) {
-        Ok(_) => report.good("eBPF program", "the kernel's verifier takes it"),
+    match load::load(TRIAL_RING_BYTES, 0) {
+        Ok(loaded) => {
+            report.good("eBPF program", "the kernel's verifier takes it");
+            match loaded.cgroup_ids.v1_controller() {
+                None => report.good("cgroup ids", "of version 2"),
+                Some(name) => report.good("cgroup ids", format!("of version 2 and of version 1's {name}")),
+            }
+        }
         Err(KernelError::LoadDenied { reason, .. }) => report.bad("eBPF program", "not permitted", &reason),
         Err(KernelError::Btf(_)) => report.bad("eBPF program", "not tried without BTF", "see BTF"),
         Err(error) => report.bad("eBPF program", error, "report this text: the program should load here"),

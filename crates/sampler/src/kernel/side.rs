@@ -9,16 +9,18 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
-use sampler_abi::{CONTROL_FOLLOW_CHILDREN, Control};
+use sampler_abi::{CONTROL_FOLLOW_CHILDREN, Control, MAX_VERDICTS};
 
 use super::{
     MAX_RATE_HZ, MAX_RING_BYTES, MIN_RING_BYTES,
+    cgroups::CgroupIds,
     counters::{CountersHandle, Shared},
     cpus,
-    error::KernelError,
+    error::{KernelError, errno},
     events::{Events, HotplugReport},
-    load,
+    load::{self, Loaded},
     record::RawSample,
+    verdicts::{self, OwnTgidsHandle, VerdictsHandle},
 };
 
 /// What the kernel side is asked for.
@@ -30,6 +32,10 @@ pub struct KernelConfig {
     pub control: Control,
     /// Processes that are listed from the start.
     pub tgids: Vec<u32>,
+    /// The profiler's own processes, left out where the control says so; may be changed later.
+    pub own_tgids: Vec<u32>,
+    /// How many verdicts there may be, at most [`MAX_VERDICTS`]. That memory is taken at once: 0 where there will be none.
+    pub max_verdicts: u32,
     /// The size of the ring buffer; a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`].
     pub ring_bytes: u32,
 }
@@ -49,6 +55,9 @@ pub struct KernelSide {
     ring: RingBuf<MapData>,
     ring_bytes: u32,
     shared: Arc<Shared>,
+    verdicts: VerdictsHandle,
+    own_tgids: OwnTgidsHandle,
+    cgroup_ids: CgroupIds,
     follow_children: bool,
     /// What came of it, once it was tried.
     children: Option<Result<(), KernelError>>,
@@ -72,7 +81,10 @@ impl KernelSide {
         if !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&config.ring_bytes) || !config.ring_bytes.is_power_of_two() {
             return Err(KernelError::RingBytes(config.ring_bytes));
         }
-        let mut ebpf = load::load(config.ring_bytes)?;
+        if config.max_verdicts > MAX_VERDICTS {
+            return Err(KernelError::MaxVerdicts(config.max_verdicts));
+        }
+        let Loaded { mut ebpf, cgroup_ids } = load::load(config.ring_bytes, config.max_verdicts)?;
         let counters: PerCpuArray<_, _> = take(&mut ebpf, "COUNTERS")?;
         let possible = cpus::possible().map_err(KernelError::Cpus)?;
         let mut side = Self {
@@ -81,6 +93,9 @@ impl KernelSide {
             ring: take(&mut ebpf, "RING")?,
             ring_bytes: config.ring_bytes,
             shared: Arc::new(Shared::new(counters, possible, Events::new(config.rate_hz), config.ring_bytes)),
+            verdicts: VerdictsHandle::new(take(&mut ebpf, "VERDICTS")?, config.max_verdicts as usize),
+            own_tgids: OwnTgidsHandle::new(take(&mut ebpf, "OWN_TGIDS")?),
+            cgroup_ids,
             follow_children: false,
             children: None,
             ebpf,
@@ -88,6 +103,7 @@ impl KernelSide {
         for tgid in &config.tgids {
             side.add_tgid(*tgid)?;
         }
+        side.own_tgids.set(&config.own_tgids)?;
         side.set_control(config.control)?;
         Ok(side)
     }
@@ -154,6 +170,24 @@ impl KernelSide {
         CountersHandle::new(Arc::clone(&self.shared))
     }
 
+    /// Sets verdicts, from any thread.
+    #[must_use]
+    pub fn verdicts(&self) -> VerdictsHandle {
+        self.verdicts.clone()
+    }
+
+    /// Changes which processes are the profiler's own, from any thread.
+    #[must_use]
+    pub fn own_tgids(&self) -> OwnTgidsHandle {
+        self.own_tgids.clone()
+    }
+
+    /// What the cgroup ids of samples stand for.
+    #[must_use]
+    pub fn cgroup_ids(&self) -> CgroupIds {
+        self.cgroup_ids
+    }
+
     /// Changes what is taken, from the next tick on. [`CONTROL_FOLLOW_CHILDREN`] must be set before [`KernelSide::attach`] to have
     /// an effect.
     ///
@@ -169,10 +203,8 @@ impl KernelSide {
     /// # Errors
     /// [`KernelError::FilterFull`], [`KernelError::Map`].
     pub fn add_tgid(&mut self, tgid: u32) -> Result<(), KernelError> {
-        self.tgids.insert(tgid, 1, 0).map_err(|source| match &source {
-            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                KernelError::FilterFull
-            }
+        self.tgids.insert(tgid, 1, 0).map_err(|source| match errno(&source) {
+            Some(libc::E2BIG) => KernelError::FilterFull,
             _ => KernelError::Map { name: "TGIDS", source },
         })
     }
@@ -183,8 +215,8 @@ impl KernelSide {
     /// [`KernelError::Map`].
     pub fn remove_tgid(&mut self, tgid: u32) -> Result<(), KernelError> {
         match self.tgids.remove(&tgid) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(error) if verdicts::is_absent(&error) => Ok(()),
             Err(source) => Err(KernelError::Map { name: "TGIDS", source }),
         }
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
 mod support;
+mod verdicts;
 
 use std::{
     cell::{Cell, RefCell},

@@ -31,13 +31,10 @@ pub(crate) fn turn() -> Option<MutexGuard<'static, ()>> {
 pub(crate) fn config(rate_hz: u32, flags: u32, tgids: &[u32]) -> KernelConfig {
     KernelConfig {
         rate_hz,
-        control: Control {
-            flags,
-            snapshot_bytes: sampler_abi::DEFAULT_SNAPSHOT_BYTES,
-            self_tgid: std::process::id(),
-            wakeup_bytes: 1 << 18,
-        },
+        control: Control { flags, snapshot_bytes: sampler_abi::DEFAULT_SNAPSHOT_BYTES, wakeup_bytes: 1 << 18 },
         tgids: tgids.to_vec(),
+        own_tgids: vec![std::process::id()],
+        max_verdicts: 16,
         ring_bytes: 1 << 23,
     }
 }
