@@ -5,9 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use sampler_abi::{
-    Control, CpuCounters, MAX_FILTERED_TGIDS, OwnTgids, ScratchSlot, VERDICT_FILTER, VerdictKey,
-};
+use sampler_abi::{Control, CpuCounters, MAX_FILTERED_TGIDS, OwnTgids, ScratchSlot, VERDICT_FILTER, VerdictKey};
 
 /// What user space may change while the programs run. One value.
 #[map]

@@ -4,14 +4,23 @@ use std::{ffi::CStr, fs, io};
 
 /// Mounts what the kernel side reads.
 pub(crate) fn set_up() -> io::Result<()> {
-    mount(c"proc", c"/proc")?;
-    mount(c"sysfs", c"/sys")?;
-    mount(c"devtmpfs", c"/dev")
+    mount(c"proc", c"/proc", None)?;
+    mount(c"sysfs", c"/sys", None)?;
+    mount(c"devtmpfs", c"/dev", None)
 }
 
-fn mount(kind: &CStr, at: &CStr) -> io::Result<()> {
-    // SAFETY: four strings that end in NUL, and no data.
-    let result = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+/// Mounts a file system that has no device.
+pub(crate) fn mount(kind: &CStr, at: &CStr, options: Option<&CStr>) -> io::Result<()> {
+    let options = options.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: strings that end in NUL; no options are a null pointer.
+    let result = unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, options.cast()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Unmounts it again.
+pub(crate) fn unmount(at: &CStr) -> io::Result<()> {
+    // SAFETY: a string that ends in NUL.
+    let result = unsafe { libc::umount(at.as_ptr()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

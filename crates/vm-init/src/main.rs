@@ -5,6 +5,7 @@
 //! **Limits**: each trial takes seconds; whoever starts the machine bounds the whole.
 #![expect(clippy::print_stdout, reason = "the console is the only way out of the machine")]
 
+mod cgroups;
 mod machine;
 mod trials;
 mod workload;

@@ -10,11 +10,12 @@ use sampler::kernel::{Counters, KernelConfig, KernelSide, RawSample, probe};
 use sampler_abi::{CONTROL_FOLLOW_CHILDREN, CONTROL_ONLY_LISTED, Control, FLAG_USER_MODE, FLAG_USER_REGS};
 
 use crate::{
-    machine,
+    cgroups, machine,
     workload::{FRAME_POINTER, Kind, Running, TOP_OF_STACK},
 };
 
-type Outcome = Result<String, Box<dyn Error>>;
+/// What a trial says, or why it failed.
+pub(crate) type Outcome = Result<String, Box<dyn Error>>;
 
 const RATE_HZ: u32 = 199;
 const SNAPSHOT_BYTES: u32 = 16 * 1024;
@@ -23,7 +24,7 @@ const MAX_VERDICTS: u32 = 1024;
 const TRIAL: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
 /// Samples that a trial of [`TRIAL`] must bring at least; emulated machines are slow.
-const ENOUGH: usize = 100;
+pub(crate) const ENOUGH: usize = 100;
 /// Of the samples, so many of a hundred must be right.
 const RIGHT_PERCENT: usize = 99;
 /// Ticks by which what was seen may be above what was expected.
@@ -32,7 +33,7 @@ const TOLERANCE: u64 = 2;
 const REMOVABLE_CPU: u32 = 1;
 
 /// Tries everything; returns how much failed.
-pub(crate) fn run_all(with_hotplug: bool) -> usize {
+pub(crate) fn run_all(as_init: bool) -> usize {
     let mut failed = 0;
     let mut trial = |name: &str, trial: fn() -> Outcome| match trial() {
         Ok(said) => println!("ok {name}: {said}"),
@@ -45,7 +46,10 @@ pub(crate) fn run_all(with_hotplug: bool) -> usize {
     trial("user mode", || registers(Kind::Spin));
     trial("kernel mode", || registers(Kind::Read));
     trial("children", children);
-    if with_hotplug {
+    if as_init {
+        trial("cgroup version 2", cgroups::version_2);
+        trial("cgroup version 1", cgroups::version_1);
+        trial("cgroups of both versions", cgroups::both_versions);
         trial("hotplug", hotplug);
     }
     failed
@@ -57,7 +61,7 @@ fn look_around() -> Outcome {
     if report.works() { Ok("everything needed is there".to_owned()) } else { Err("something needed is missing".into()) }
 }
 
-fn load(flags: u32, tgids: Vec<u32>) -> Result<KernelSide, Box<dyn Error>> {
+pub(crate) fn load(flags: u32, tgids: Vec<u32>) -> Result<KernelSide, Box<dyn Error>> {
     let control = Control { flags, snapshot_bytes: SNAPSHOT_BYTES, wakeup_bytes: RING_BYTES / 4 };
     Ok(KernelSide::load(&KernelConfig {
         rate_hz: RATE_HZ,
@@ -70,7 +74,7 @@ fn load(flags: u32, tgids: Vec<u32>) -> Result<KernelSide, Box<dyn Error>> {
 }
 
 /// Drains for a while.
-fn sample(side: &mut KernelSide, mut each: impl FnMut(RawSample<'_>)) {
+pub(crate) fn sample(side: &mut KernelSide, mut each: impl FnMut(RawSample<'_>)) {
     let end = Instant::now() + TRIAL;
     while Instant::now() < end {
         thread::sleep(LOOK);
@@ -79,7 +83,7 @@ fn sample(side: &mut KernelSide, mut each: impl FnMut(RawSample<'_>)) {
 }
 
 /// Detaches, drains the rest, checks what was counted; returns the counters.
-fn finish(
+pub(crate) fn finish(
     side: &mut KernelSide,
     records: &mut usize,
     mut each: impl FnMut(RawSample<'_>),
