@@ -249,7 +249,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").to_owned(), revision: String::new() };
-    let sources = Sources { statistics: Arc::new(Nothing), delivery: None, store: Some(Arc::clone(&store)), build };
+    let sources = Sources {
+        statistics: Arc::new(Nothing),
+        delivery: None,
+        store: Some(Arc::clone(&store)),
+        aggregated: None,
+        build,
+    };
     let metrics = Arc::new(Metrics::new(sources)?);
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     println!("http://{}/", listener.local_addr()?);

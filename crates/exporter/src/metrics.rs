@@ -4,7 +4,8 @@
 //! **In**: [`Statistics`], [`DeliveryStatsHandle`], [`Store`], and /proc for the agent's own processes. **Out**: the text of
 //! `/metrics`, OTLP requests. **Units**: in the instruments' names, by Prometheus' conventions.
 //! **Limits**:
-//! labels are of fixed sets, except for CPUs, the agent's own threads (48 names) and a collector's codes (48 codes).
+//! labels are of fixed sets, except for CPUs, the agent's own threads (48 names), a collector's codes (48 codes) and
+//! [`Aggregated`] (as many series as configured).
 //!
 //! # One snapshot for all instruments
 //! The two lines of the ledger hold only for numbers that were read in one go. So nothing is measured inside an
@@ -12,6 +13,7 @@
 //! them be read. Scraping and pushing each have a place, a meter provider and a lock of their own and cannot disturb
 //! each other.
 
+mod aggregated;
 mod instruments;
 mod process;
 mod push;
@@ -28,6 +30,9 @@ use profile::stats::Snapshot;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::runtime::Handle;
 
+pub use self::aggregated::{
+    Aggregated, AggregatedLabel, AggregatedSettings, MAX_AGGREGATED_SERIES, OTHER, UNNAMED, UnknownLabel,
+};
 pub use self::push::{Push, PushError, PushSettings};
 
 use self::process::{ProcessAccounts, clock_hz, start_time_unix_s};
@@ -69,6 +74,8 @@ pub struct Sources {
     pub delivery: Option<DeliveryStatsHandle>,
     /// The published windows, where there is a page.
     pub store: Option<Arc<Store>>,
+    /// Samples by function, where they are wanted.
+    pub aggregated: Option<Arc<Aggregated>>,
     /// What was built.
     pub build: BuildInfo,
 }
@@ -177,6 +184,7 @@ impl Reader {
     fn read(&self) -> Reading {
         let delivery = self.sources.delivery.as_ref().map(DeliveryStatsHandle::get).unwrap_or_default();
         let store = self.sources.store.as_ref().map(|s| s.stats()).unwrap_or_default();
+        let aggregated = self.sources.aggregated.as_ref().map(|a| a.told()).unwrap_or_default();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (missed_ticks, accounts) = &mut *memory;
         let (snapshot, missed) = missed_ticks.read(|| self.sources.statistics.snapshot());
@@ -186,6 +194,7 @@ impl Reader {
             delivery,
             pushes: self.pushes.read(),
             store,
+            aggregated,
             process,
             build: self.sources.build.clone(),
             start_time_unix_s: self.start_time_unix_s,
@@ -234,7 +243,7 @@ mod tests {
     fn metrics() -> Metrics {
         let statistics = Arc::new(Counting { readings: AtomicU64::new(0), ledger: Ledger::default() });
         let build = BuildInfo { version: "1.2.3".to_owned(), revision: "abc".to_owned() };
-        Metrics::new(Sources { statistics, delivery: None, store: None, build }).unwrap()
+        Metrics::new(Sources { statistics, delivery: None, store: None, aggregated: None, build }).unwrap()
     }
 
     fn value(text: &str, series: &str) -> f64 {
@@ -309,8 +318,47 @@ mod tests {
                 Snapshot { sampler: SamplerStats { cpus, ..SamplerStats::default() }, ..Snapshot::default() }
             }
         }
-        let sources = Sources { statistics: Arc::new(Many), delivery: None, store: None, build: BuildInfo::default() };
+        let sources = Sources {
+            statistics: Arc::new(Many),
+            delivery: None,
+            store: None,
+            aggregated: None,
+            build: BuildInfo::default(),
+        };
         let text = Metrics::new(sources).unwrap().render().unwrap();
         assert_eq!(text.lines().filter(|l| l.starts_with("profiler_ticks_total{")).count(), 4096);
+    }
+
+    #[test]
+    fn samples_by_function_come_and_go() {
+        let settings =
+            AggregatedSettings { series: 3, labels: vec![AggregatedLabel::Symbol, AggregatedLabel::SelfTime] };
+        let aggregated = Arc::new(Aggregated::new(settings));
+        let sources = Sources {
+            statistics: Arc::new(Counting { readings: AtomicU64::new(0), ledger: Ledger::default() }),
+            delivery: None,
+            store: None,
+            aggregated: Some(Arc::clone(&aggregated)),
+            build: BuildInfo::default(),
+        };
+        let metrics = Metrics::new(sources).unwrap();
+        // The SDK must forget what is not told any more, or it would soon know too many.
+        for round in 0..200_u64 {
+            let mut profile = (0..3).fold(crate::fixture::Builder::window(0), |b, i| {
+                b.row(1, "/a", &[&format!("quote\"line\nback\\slash {round} {i}")], round + 1)
+            });
+            profile = profile.row(1, "/a", &["main"], 1);
+            let mut profile = profile.build();
+            profile.span.to_mono_ns = round * 600_000_000_000;
+            aggregated.add(&profile);
+            let text = metrics.render().unwrap();
+            let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("profiler_aggregated_total{")).collect();
+            assert!(lines.len() <= 3 + 4, "{lines:#?}");
+            let samples = (0..=round).map(|r| 3 * (r + 1) + 1).sum::<u64>();
+            assert_eq!(sum(&text, "profiler_aggregated_total"), samples as f64, "{text}");
+            let escaped = format!(r#"{{self="true",symbol="quote\"line\nback\\slash {round} 0"}}"#);
+            assert!(lines.iter().any(|l| l.contains(&escaped)), "{escaped}: {lines:#?}");
+            assert!(!text.contains("overflow"));
+        }
     }
 }

@@ -106,7 +106,14 @@ async fn receiver(protocol: Protocol, received: Received) -> SocketAddr {
 
 fn metrics() -> Metrics {
     let build = BuildInfo { version: "1.2.3".to_owned(), revision: String::new() };
-    Metrics::new(Sources { statistics: Arc::new(Changing::default()), delivery: None, store: None, build }).unwrap()
+    Metrics::new(Sources {
+        statistics: Arc::new(Changing::default()),
+        delivery: None,
+        store: None,
+        aggregated: None,
+        build,
+    })
+    .unwrap()
 }
 
 fn settings(address: SocketAddr, protocol: Protocol, compression: Compression) -> PushSettings {

@@ -54,6 +54,7 @@ impl Server {
             statistics: agent.clone(),
             delivery: None,
             store: Some(Arc::clone(&store)),
+            aggregated: None,
             build: BuildInfo::default(),
         };
         let metrics = Arc::new(Metrics::new(sources).unwrap());

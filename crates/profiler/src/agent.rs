@@ -12,6 +12,7 @@ use exporter::health::Health;
 use exporter::metrics::{BuildInfo, Metrics, Push, Sources};
 use exporter::store::{Store, StoreSettings};
 use exporter::web::{self, AllowedFrom, WebSettings};
+use identity::Identities;
 use nix::sys::signal::Signal;
 use profile::{Ledger, Profile};
 use tokio::runtime::Runtime;
@@ -121,12 +122,14 @@ impl Running {
             .map(Arc::new);
         let totals = settings.print.then(|| Arc::new(Mutex::new(Totals::default())));
         let sink = sink(Arc::clone(&store), delivery.clone(), totals.clone(), Arc::clone(&ledger));
-        let pipeline = Pipeline::start(&settings.sampling, ledger, sink)?;
+        let identities = Identities::start(settings.identity.clone(), runtime.handle())?;
+        let pipeline = Pipeline::start(settings, identities, ledger, sink)?;
         let rooms = pipeline.rooms();
         let metrics = Arc::new(Metrics::new(Sources {
             statistics: Arc::clone(&rooms) as _,
             delivery: delivery.as_ref().map(|d| d.stats_handle()),
             store: Some(Arc::clone(&store)),
+            aggregated: None,
             build: BuildInfo {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 revision: option_env!("PROFILER_REVISION").unwrap_or_default().to_owned(),

@@ -104,6 +104,12 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         help: "Windows published to the page and the pprof endpoint.",
         read: Read::Count(|r, out| out(r.store.published, &[])),
     },
+    Instrument {
+        name: "profiler.aggregated",
+        unit: "{sample}",
+        help: "Samples by function: with self=true those in which it ran, with self=false those in which it had called another.",
+        read: Read::Count(|r, out| r.aggregated.iter().for_each(|told| out(told.samples, &told.labels))),
+    },
     // What it costs.
     Instrument {
         name: "profiler.cpu",
