@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use exporter::delivery::Delivery;
 use exporter::health::Health;
-use exporter::metrics::{BuildInfo, Metrics, Push, Sources};
+use exporter::metrics::{Aggregated, BuildInfo, Metrics, Push, Sources};
 use exporter::store::{Store, StoreSettings};
 use exporter::web::{self, AllowedFrom, WebSettings};
 use identity::Identities;
@@ -121,15 +121,23 @@ impl Running {
             .transpose()?
             .map(Arc::new);
         let totals = settings.print.then(|| Arc::new(Mutex::new(Totals::default())));
-        let sink = sink(Arc::clone(&store), delivery.clone(), totals.clone(), Arc::clone(&ledger));
+        let aggregated = &settings.metrics.aggregated;
+        let aggregated = (aggregated.series > 0).then(|| Arc::new(Aggregated::new(aggregated.clone())));
+        let sinks = Sinks {
+            store: Arc::clone(&store),
+            aggregated: aggregated.clone(),
+            delivery: delivery.clone(),
+            totals: totals.clone(),
+            ledger: Arc::clone(&ledger),
+        };
         let identities = Identities::start(settings.identity.clone(), runtime.handle())?;
-        let pipeline = Pipeline::start(settings, identities, ledger, sink)?;
+        let pipeline = Pipeline::start(settings, identities, ledger, move |profile| sinks.take(profile))?;
         let rooms = pipeline.rooms();
         let metrics = Arc::new(Metrics::new(Sources {
             statistics: Arc::clone(&rooms) as _,
             delivery: delivery.as_ref().map(|d| d.stats_handle()),
             store: Some(Arc::clone(&store)),
-            aggregated: None,
+            aggregated,
             build: BuildInfo {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 revision: option_env!("PROFILER_REVISION").unwrap_or_default().to_owned(),
@@ -214,20 +222,26 @@ impl Running {
 }
 
 /// What becomes of a named window. The primary sink is delivery where there is one, else publishing.
-fn sink(
+struct Sinks {
     store: Arc<Store>,
+    aggregated: Option<Arc<Aggregated>>,
     delivery: Option<Arc<Delivery>>,
     totals: Option<Arc<Mutex<Totals>>>,
     ledger: Arc<Ledger>,
-) -> impl FnMut(Arc<Profile>) + Send + 'static {
-    move |profile| {
-        if let Some(totals) = &totals {
+}
+
+impl Sinks {
+    fn take(&self, profile: Arc<Profile>) {
+        if let Some(totals) = &self.totals {
             totals.lock().unwrap_or_else(PoisonError::into_inner).add(&profile);
         }
-        store.publish(Arc::clone(&profile));
-        match &delivery {
+        if let Some(aggregated) = &self.aggregated {
+            aggregated.add(&profile);
+        }
+        self.store.publish(Arc::clone(&profile));
+        match &self.delivery {
             Some(delivery) => delivery.push(profile),
-            None => ledger.exported(profile.samples()),
+            None => self.ledger.exported(profile.samples()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The thread between sampler and exporter: takes windows, gives them names, hands profiles on.
+//! The thread between sampler and exporter: takes windows, gives names to their frames and to their owners, hands profiles
+//! on.
 //!
 //! **In**: closed windows. **Out**: profiles, by a function that must not block for long. **Limits**: the channel
 //! holds [`WINDOWS_WAITING`]; the sampler drops and counts what does not fit. A profile that breaks its own rules would
@@ -11,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context;
+use identity::Identities;
 use profile::{DropReason, ElfAddress, Ledger, ObjectId, Profile, SymbolName, Window};
 use symbolizer::{KernelSymbols, NameSource, Namer, NamerCounters, NamerLimits};
 
@@ -55,6 +57,7 @@ impl Naming {
     /// The thread can not be started.
     pub(crate) fn start(
         source: Arc<objects::Objects>,
+        identities: Arc<Identities>,
         ledger: Arc<Ledger>,
         sink: impl FnMut(Arc<Profile>) + Send + 'static,
     ) -> anyhow::Result<(Self, SyncSender<Window>)> {
@@ -69,7 +72,7 @@ impl Naming {
             .spawn(move || {
                 // Whether it returns or panics, the health check shall know.
                 let _end = OnDrop(Arc::clone(&seen));
-                name_all(&receiver, namer, &Files(source), &ledger, &seen, sink);
+                name_all(&receiver, namer, &Files(source), &identities, &ledger, &seen, sink);
             })
             .context("cannot start the naming thread")?;
         Ok((Self { thread, progress, counters }, sender))
@@ -114,13 +117,14 @@ fn name_all(
     windows: &Receiver<Window>,
     mut namer: Namer,
     source: &dyn NameSource,
+    identities: &Identities,
     ledger: &Ledger,
     progress: &Progress,
     mut sink: impl FnMut(Arc<Profile>),
 ) {
     for window in windows {
         let start = Instant::now();
-        let profile = namer.name(&window, source);
+        let profile = identities.attribute(namer.name(&window, source));
         let (taken, named) = (window.samples, profile.samples());
         match profile.check() {
             Ok(()) if named == taken => {

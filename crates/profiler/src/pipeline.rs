@@ -1,9 +1,10 @@
-//! The wiring that agent and `record` share: sampler, worker, naming, and the numbers of all rooms.
+//! The wiring that agent and `record` share: filters, sampler, worker, naming, attribution, and the numbers of all rooms.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use exporter::metrics::Statistics;
+use identity::Identities;
 use objects::{Objects, ObjectsConfig};
 use profile::ledger::KernelCounts;
 use profile::stats::{CpuTicks, SamplerStats, Snapshot};
@@ -11,7 +12,8 @@ use profile::{Ledger, Profile};
 use sampler::{Sampler, SamplerConfig, StatsHandle, Target};
 use symbolizer::NamerCounters;
 
-use crate::config::settings::Sampling;
+use crate::config::settings::{Sampling, Settings};
+use crate::filter::Filter;
 use crate::limits;
 use crate::naming::{Naming, Progress};
 
@@ -26,18 +28,20 @@ pub(crate) struct Pipeline {
 pub(crate) struct Rooms {
     ledger: Arc<Ledger>,
     objects: Arc<Objects>,
+    identities: Arc<Identities>,
     sampler: StatsHandle,
     naming: Arc<NamerCounters>,
     progress: Arc<Progress>,
 }
 
 impl Pipeline {
-    /// Starts sampling. Every named window goes to `sink`, on a thread of its own.
+    /// Starts sampling. Every window with names of frames and owners goes to `sink`, on a thread of its own.
     ///
     /// # Errors
     /// What the kernel refuses, and what would mend it.
     pub(crate) fn start(
-        sampling: &Sampling,
+        settings: &Settings,
+        identities: Arc<Identities>,
         ledger: Arc<Ledger>,
         sink: impl FnMut(Arc<Profile>) + Send + 'static,
     ) -> anyhow::Result<Self> {
@@ -45,10 +49,11 @@ impl Pipeline {
         limits::raise_open_files();
         let objects = Objects::start(ObjectsConfig::default()).context("cannot start the worker process")?;
         let objects = Arc::new(objects);
-        let (naming, windows) = Naming::start(Arc::clone(&objects), Arc::clone(&ledger), sink)?;
-        let judge = Arc::new(sampler::judge::TakeAll);
-        let sampler = match Sampler::start(config(sampling), Arc::clone(&objects), Arc::clone(&ledger), windows, judge)
-        {
+        let (naming, windows) =
+            Naming::start(Arc::clone(&objects), Arc::clone(&identities), Arc::clone(&ledger), sink)?;
+        let judge = Arc::new(Filter::new(settings.filter.clone(), Arc::clone(&identities)));
+        let config = config(&settings.sampling);
+        let sampler = match Sampler::start(config, Arc::clone(&objects), Arc::clone(&ledger), windows, judge) {
             Ok(sampler) => sampler,
             Err(error) => {
                 objects.shutdown();
@@ -58,6 +63,7 @@ impl Pipeline {
         let rooms = Arc::new(Rooms {
             ledger,
             objects,
+            identities,
             sampler: sampler.stats(),
             naming: naming.counters(),
             progress: naming.progress(),
@@ -99,7 +105,7 @@ fn config(s: &Sampling) -> SamplerConfig {
         include_self: s.include_self,
         kernel_threads: s.kernel_threads,
         merge_bytes: usize::try_from(s.merge_bytes).unwrap_or(usize::MAX),
-        environment: true,
+        environment: s.environment,
     }
 }
 
@@ -124,6 +130,7 @@ impl Statistics for Rooms {
     fn snapshot(&self) -> Snapshot {
         let naming = self.naming.stats();
         let objects = self.objects.stats();
+        let identity = self.identities.stats();
         // The ledger reads the kernel last. The same reading fills the CPUs' rows, so that both of its lines are of
         // one moment.
         let mut sampler = SamplerStats::default();
@@ -139,7 +146,7 @@ impl Statistics for Rooms {
             sampler = stats;
             counts
         });
-        Snapshot { ledger, sampler, objects, naming, ..Snapshot::default() }
+        Snapshot { ledger, sampler, objects, naming, identity }
     }
 }
 

@@ -8,6 +8,7 @@ use exporter::otlp::ResourceSettings;
 use profile::Ledger;
 use tokio::runtime::Handle;
 
+use crate::config::NODE_NAME;
 use crate::config::settings::{self, Otlp, Settings};
 use crate::host::Host;
 
@@ -47,6 +48,7 @@ pub(crate) fn profiles(
     if !host.os_description.is_empty() {
         attributes.push(("os.description".to_owned(), host.os_description.clone()));
     }
+    attributes.extend(node(settings));
     attributes.extend(settings.resource.attributes.iter().cloned());
     let resource = ResourceSettings {
         host_name: host.name.clone(),
@@ -59,7 +61,8 @@ pub(crate) fn profiles(
         include_pid: settings.export.pid,
         original_payload: settings.export.payload,
         per_sample_attributes: settings.export.sample_attributes,
-        ..ResourceSettings::default()
+        max_attributes: settings.export.max_attributes,
+        verbatim_keys: settings.identity.verbatim_keys,
     };
     let delivery = DeliverySettings {
         interval: settings.export.interval,
@@ -68,6 +71,13 @@ pub(crate) fn profiles(
         ..DeliverySettings::default()
     };
     Ok(Delivery::start(connection(otlp), resource, delivery, ledger, runtime)?)
+}
+
+/// The node, unless the configured attributes name it: then they do it alone.
+fn node(settings: &Settings) -> Option<(String, String)> {
+    let configured = settings.resource.attributes.iter().any(|(key, _)| key == NODE_NAME);
+    let name = settings.identity.node_name.clone().filter(|_| !configured)?;
+    Some((NODE_NAME.to_owned(), name))
 }
 
 fn bytes(n: u64) -> usize {
@@ -97,6 +107,7 @@ pub(crate) fn metrics(
         ("os.description", &host.os_description),
     ];
     resource.extend(found.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_owned(), v.clone())));
+    resource.extend(node(settings));
     for (name, value) in &settings.resource.attributes {
         resource.retain(|(n, _)| n != name);
         resource.push((name.clone(), value.clone()));
@@ -112,6 +123,16 @@ mod tests {
 
     use super::*;
     use crate::config::settings::Headers;
+
+    #[test]
+    fn the_node_is_named_once() {
+        let mut settings = Settings::default();
+        assert_eq!(node(&settings), None);
+        settings.identity.node_name = Some("n1".to_owned());
+        assert_eq!(node(&settings), Some((NODE_NAME.to_owned(), "n1".to_owned())));
+        settings.resource.attributes = vec![(NODE_NAME.to_owned(), "n2".to_owned())];
+        assert_eq!(node(&settings), None);
+    }
 
     #[test]
     fn every_piece_of_a_connection_arrives() {

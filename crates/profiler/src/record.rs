@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use exporter::pprof::{self, PprofOptions};
 use exporter::{flamegraph, folded, table};
+use identity::Identities;
 use nix::sys::signal::Signal;
 use profile::{Ledger, Profile};
+use tokio::runtime::Runtime;
 
 use crate::cli::RecordArgs;
 use crate::command::{self, Held};
@@ -94,9 +96,12 @@ fn record(
     let ledger = Arc::new(Ledger::default());
     let whole = Arc::new(Whole::default());
     let into = Arc::clone(&whole);
-    let started = Pipeline::start(&settings.sampling, Arc::clone(&ledger), move |profile| into.add(&profile));
-    let pipeline = match started {
-        Ok(pipeline) => pipeline,
+    let started = names(settings).and_then(|(identities, runtime)| {
+        let pipeline = Pipeline::start(settings, identities, Arc::clone(&ledger), move |profile| into.add(&profile))?;
+        Ok((pipeline, runtime))
+    });
+    let (pipeline, runtime) = match started {
+        Ok(started) => started,
         Err(error) => {
             if let Some(held) = held {
                 held.give_up();
@@ -136,6 +141,8 @@ fn record(
     };
     progress.finishing();
     pipeline.stop();
+    // Whoever is being asked for a name need not answer any more.
+    runtime.shutdown_background();
     progress.end();
     let whole = whole.take();
     let path = output.path().to_owned();
@@ -147,6 +154,19 @@ fn record(
     eprintln!("profiler: {} samples in {:.1} s -> {}", whole.samples(), start.elapsed().as_secs_f64(), path.display());
     crate::print(&table::render(&table::top(&whole, plan.rows)))?;
     Ok(code)
+}
+
+/// Who is asked for the names of pods and containers, and the thread that does it.
+fn names(settings: &Settings) -> anyhow::Result<(Arc<Identities>, Runtime)> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(2)
+        .thread_name("names")
+        .enable_all()
+        .build()
+        .context("cannot start the thread for network traffic")?;
+    let identities = Identities::start(settings.identity.clone(), runtime.handle())?;
+    Ok((identities, runtime))
 }
 
 /// The profile of the whole recording, as it grows window by window.

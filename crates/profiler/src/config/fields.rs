@@ -6,7 +6,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::settings::{Kubernetes, LogFormat, ProfilesFrom};
+use exporter::metrics::{AggregatedLabel, MAX_AGGREGATED_SERIES, UnknownLabel};
+use identity::{OPTIONAL_ATTRIBUTES, Source};
+
+use super::settings::{LogFormat, ProfilesFrom};
 use super::value::{between, bytes, duration, list, show_bytes, show_duration};
 use crate::filter::{MAX_PATTERN_BYTES, MAX_RULES, Rule};
 
@@ -140,19 +143,19 @@ pub(super) fn show_text(text: &Option<String>) -> String {
 }
 
 /// A path from the root; empty: none.
-pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
-    if text.is_empty() { Ok(None) } else { directory(text).map(Some) }
+pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() { Ok(None) } else { path(text).map(Some) }
 }
 
-pub(super) fn show_path(path: &Option<PathBuf>) -> String {
-    path.as_ref().map(show_directory).unwrap_or_default()
+pub(super) fn show_optional_path(path: &Option<PathBuf>) -> String {
+    path.as_ref().map(show_path).unwrap_or_default()
 }
 
-pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err("is not a path that begins with /".to_owned()) }
 }
 
-pub(super) fn show_directory(path: &PathBuf) -> String {
+pub(super) fn show_path(path: &PathBuf) -> String {
     path.display().to_string()
 }
 
@@ -168,24 +171,24 @@ pub(super) fn rules(text: &str) -> Result<Vec<Rule>, String> {
     items.iter().map(read).collect()
 }
 
-pub(super) fn kubernetes(text: &str) -> Result<Kubernetes, String> {
+pub(super) fn kubernetes(text: &str) -> Result<Source, String> {
     Ok(match text {
-        "auto" => Kubernetes::Auto,
-        "kubelet" => Kubernetes::Kubelet,
-        "api" => Kubernetes::Api,
-        "cri" => Kubernetes::Cri,
-        "off" => Kubernetes::Off,
+        "auto" => Source::Auto,
+        "kubelet" => Source::Kubelet,
+        "api" => Source::Api,
+        "cri" => Source::Cri,
+        "off" => Source::Off,
         _ => return Err("is none of auto, kubelet, api, cri, off".to_owned()),
     })
 }
 
-pub(super) fn show_kubernetes(from: &Kubernetes) -> String {
+pub(super) fn show_kubernetes(from: &Source) -> String {
     match from {
-        Kubernetes::Auto => "auto",
-        Kubernetes::Kubelet => "kubelet",
-        Kubernetes::Api => "api",
-        Kubernetes::Cri => "cri",
-        Kubernetes::Off => "off",
+        Source::Auto => "auto",
+        Source::Kubelet => "kubelet",
+        Source::Api => "api",
+        Source::Cri => "cri",
+        Source::Off => "off",
     }
     .to_owned()
 }
@@ -223,6 +226,15 @@ pub(super) fn selected(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
+/// Attributes that are left out unless asked for.
+pub(super) fn optional_attributes(text: &str) -> Result<Vec<String>, String> {
+    let items = list(text);
+    match items.iter().find(|i| !OPTIONAL_ATTRIBUTES.contains(&i.as_str())) {
+        Some(item) => Err(format!("holds `{item}`, which is none of {}", OPTIONAL_ATTRIBUTES.join(", "))),
+        None => Ok(items),
+    }
+}
+
 pub(super) fn keep_names(text: &str) -> Result<Duration, String> {
     range(text, Duration::from_secs(60), Duration::from_secs(24 * 3600))
 }
@@ -241,4 +253,24 @@ pub(super) fn show_log_format(format: &LogFormat) -> String {
         LogFormat::Json => "json",
     }
     .to_owned()
+}
+
+/// With `service.name`, and never more than anybody reads.
+pub(super) fn max_attributes(text: &str) -> Result<usize, String> {
+    between(text, "a number of attributes", 1, 128)
+}
+
+pub(super) fn aggregated_series(text: &str) -> Result<usize, String> {
+    between(text, "a number of series", 0, MAX_AGGREGATED_SERIES)
+}
+
+pub(super) fn aggregated_labels(text: &str) -> Result<Vec<AggregatedLabel>, String> {
+    list(text)
+        .iter()
+        .map(|item| item.parse().map_err(|error: UnknownLabel| format!("holds what is none: {error}")))
+        .collect()
+}
+
+pub(super) fn show_aggregated_labels(labels: &Vec<AggregatedLabel>) -> String {
+    labels.iter().map(|l| l.label()).collect::<Vec<_>>().join(",")
 }

@@ -38,6 +38,10 @@ fn the_shipped_file_takes_the_usual_variables() {
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
         ("PROFILER_FREQUENCY", "99"),
         ("PROFILER_PID", "5,6"),
+        ("PROFILER_EXCLUDE", "namespace=kube-system,comm=a b"),
+        ("PROFILER_KUBELET_URL", "https://10.0.0.5:10250"),
+        ("PROFILER_POD_LABELS", "app,team.example.org/*"),
+        ("PROFILER_AGGREGATED_LABELS", "service,symbol,self"),
         ("PROFILER_LOG_FORMAT", "json"),
     ];
     let mut from_env = Settings::default();
@@ -76,7 +80,7 @@ fn rules_and_keys_are_lists_or_one_text() {
     assert_eq!(shown(&list.filter.include), ["namespace=shop", "executable=/opt/a,b"]);
     assert_eq!(shown(&list.filter.exclude), ["comm=x", "unit=y"]);
     assert_eq!(list.identity.labels, ["app", "team.example.org/*"]);
-    assert_eq!(list.identity.kubernetes, crate::config::settings::Kubernetes::Cri);
+    assert_eq!(list.identity.kubernetes, identity::Source::Cri);
 }
 
 #[test]

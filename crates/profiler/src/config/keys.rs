@@ -66,15 +66,27 @@ pub(crate) const KEYS: &[Key] = &[
     key!("filter.exclude", "PROFILER_EXCLUDE", "--exclude", filter.exclude, rules, show_list),
     key!("identity.kubernetes", "PROFILER_KUBERNETES", "", identity.kubernetes, kubernetes, show_kubernetes),
     key!("identity.kubelet_url", "PROFILER_KUBELET_URL", "", identity.kubelet_url, kubelet_url, show_text),
-    key!("identity.kubelet_ca", "PROFILER_KUBELET_CA", "", identity.kubelet_ca, path, show_path),
+    key!("identity.kubelet_ca", "PROFILER_KUBELET_CA", "", identity.kubelet_ca, optional_path, show_optional_path),
+    key!("identity.insecure", "PROFILER_KUBELET_INSECURE", "", identity.insecure_skip_verify, boolean, text),
     key!("identity.token_file", "PROFILER_TOKEN_FILE", "", identity.token_file, path, show_path),
-    key!("identity.insecure", "PROFILER_KUBELET_INSECURE", "", identity.insecure, boolean, text),
+    key!("identity.kubeconfig", "PROFILER_KUBECONFIG", "", identity.kubeconfig, optional_path, show_optional_path),
     key!("identity.node_name", "PROFILER_NODE_NAME", "", identity.node_name, optional_text, show_text),
-    key!("identity.cri_socket", "PROFILER_CRI_SOCKET", "", identity.cri_socket, path, show_path),
-    key!("identity.host_root", "PROFILER_HOST_ROOT", "", identity.host_root, directory, show_directory),
+    key!("identity.node_ip", "PROFILER_NODE_IP", "", identity.node_ip, optional_text, show_text),
+    key!("identity.cri_socket", "PROFILER_CRI_SOCKET", "", identity.cri_socket, optional_path, show_optional_path),
+    key!("identity.runtimes", "PROFILER_RUNTIMES", "", identity.runtimes, boolean, text),
+    key!("identity.host_root", "PROFILER_HOST_ROOT", "", identity.host_root, path, show_path),
+    key!("identity.environment", "PROFILER_PROCESS_ENVIRONMENT", "", sampling.environment, boolean, text),
     key!("identity.labels", "PROFILER_POD_LABELS", "", identity.labels, selected, show_list),
     key!("identity.annotations", "PROFILER_POD_ANNOTATIONS", "", identity.annotations, selected, show_list),
-    key!("identity.environment", "PROFILER_PROCESS_ENVIRONMENT", "", identity.environment, boolean, text),
+    key!(
+        "identity.optional_attributes",
+        "PROFILER_OPTIONAL_ATTRIBUTES",
+        "",
+        identity.optional_attributes,
+        optional_attributes,
+        show_list
+    ),
+    key!("identity.verbatim_keys", "PROFILER_VERBATIM_KEYS", "", identity.verbatim_keys, boolean, text),
     key!("identity.keep", "PROFILER_IDENTITY_KEEP", "", identity.keep, keep_names, show_duration_ref),
     key!("web.listen", "PROFILER_LISTEN", "--listen", web.listen, listen, text),
     key!(
@@ -101,6 +113,7 @@ pub(crate) const KEYS: &[Key] = &[
     key!("export.pid", "PROFILER_EXPORT_PID", "", export.pid, boolean, text),
     key!("export.payload", "PROFILER_EXPORT_PAYLOAD", "", export.payload, boolean, text),
     key!("export.sample_attributes", "PROFILER_EXPORT_SAMPLE_ATTRIBUTES", "", export.sample_attributes, boolean, text),
+    key!("export.max_attributes", "PROFILER_EXPORT_MAX_ATTRIBUTES", "", export.max_attributes, max_attributes, text),
     key!(
         "export.shutdown_timeout",
         "PROFILER_EXPORT_SHUTDOWN_TIMEOUT",
@@ -108,6 +121,22 @@ pub(crate) const KEYS: &[Key] = &[
         export.shutdown_timeout,
         shutdown_timeout,
         show_duration_ref
+    ),
+    key!(
+        "metrics.aggregated_series",
+        "PROFILER_AGGREGATED_SERIES",
+        "",
+        metrics.aggregated.series,
+        aggregated_series,
+        text
+    ),
+    key!(
+        "metrics.aggregated_labels",
+        "PROFILER_AGGREGATED_LABELS",
+        "",
+        metrics.aggregated.labels,
+        aggregated_labels,
+        show_aggregated_labels
     ),
     key!("log.level", "PROFILER_LOG_LEVEL", "--log-level", log.level, log_level, text),
     key!("log.format", "PROFILER_LOG_FORMAT", "--log-format", log.format, log_format, show_log_format),
@@ -180,6 +209,10 @@ mod tests {
             ("identity.host_root", ""),
             ("identity.labels", "app,a b"),
             ("identity.keep", "1s"),
+            ("metrics.aggregated_series", "99999"),
+            ("metrics.aggregated_labels", "pid,function"),
+            ("export.max_attributes", "0"),
+            ("identity.optional_attributes", "k8s.job.name,k8s.pod.name"),
         ] {
             let key = by_path(path).unwrap();
             assert!((key.set)(&mut Settings::default(), bad).is_err(), "{path} {bad}");

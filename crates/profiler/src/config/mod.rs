@@ -9,6 +9,7 @@ mod fields;
 mod file;
 mod headers;
 mod keys;
+mod node;
 mod otlp;
 mod section;
 pub(crate) mod settings;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub(crate) use env::Environment;
 pub(crate) use error::{ConfigError, nearest};
+pub(crate) use node::NODE_NAME;
 pub(crate) use settings::Settings;
 
 /// The shortest recording.
@@ -76,6 +78,7 @@ pub(crate) fn load_over(
         env::apply(env, &mut settings)?;
     }
     put(&mut settings, flags)?;
+    settings.find_node(env);
     if settings.sampling.children && settings.sampling.pids.is_empty() {
         return Err(ConfigError::Secret {
             origin: "--children".to_owned(),

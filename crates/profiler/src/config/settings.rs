@@ -5,6 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use exporter::metrics::AggregatedSettings;
+use exporter::otlp::DEFAULT_MAX_ATTRIBUTES;
+use identity::IdentitySettings;
+
 use crate::filter::Rule;
 
 /// All settings.
@@ -15,7 +19,7 @@ pub(crate) struct Settings {
     /// Whose samples are wanted.
     pub(crate) filter: Filter,
     /// How it is found out who processes are.
-    pub(crate) identity: Identity,
+    pub(crate) identity: IdentitySettings,
     /// The port.
     pub(crate) web: Web,
     /// Where profiles are pushed; none: nowhere.
@@ -53,10 +57,12 @@ pub(crate) struct Sampling {
     pub(crate) threads: bool,
     /// Keep the time of every sample.
     pub(crate) timestamps: bool,
-    /// Sample the agent too; its worker process always is.
+    /// Sample the agent and its worker process too.
     pub(crate) include_self: bool,
     /// Sample kernel threads.
     pub(crate) kernel_threads: bool,
+    /// Read `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` of each process.
+    pub(crate) environment: bool,
 }
 
 impl Default for Sampling {
@@ -73,6 +79,7 @@ impl Default for Sampling {
             timestamps: false,
             include_self: false,
             kernel_threads: true,
+            environment: true,
         }
     }
 }
@@ -84,70 +91,6 @@ pub(crate) struct Filter {
     pub(crate) include: Vec<Rule>,
     /// But not those that one of these means.
     pub(crate) exclude: Vec<Rule>,
-}
-
-/// Who is asked for the names of pods and containers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Kubernetes {
-    /// The kubelet where there is one, else the CRI socket where there is one.
-    #[default]
-    Auto,
-    /// The kubelet of this node.
-    Kubelet,
-    /// The API server, for the pods of this node.
-    Api,
-    /// The container runtime, over its CRI socket.
-    Cri,
-    /// Nobody.
-    Off,
-}
-
-/// How it is found out who processes are.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Identity {
-    /// Who is asked for the names of pods and containers.
-    pub(crate) kubernetes: Kubernetes,
-    /// Where the kubelet answers; none: found out.
-    pub(crate) kubelet_url: Option<String>,
-    /// A PEM file of the authorities that sign the kubelet's certificate; none: the service account's.
-    pub(crate) kubelet_ca: Option<PathBuf>,
-    /// A file with the token for kubelet and API server; none: the service account's.
-    pub(crate) token_file: Option<PathBuf>,
-    /// Do not check the kubelet's certificate.
-    pub(crate) insecure: bool,
-    /// The name of this node; none: found out.
-    pub(crate) node_name: Option<String>,
-    /// The CRI socket, as the host sees it; none: the usual places.
-    pub(crate) cri_socket: Option<PathBuf>,
-    /// Where the host's files are seen.
-    pub(crate) host_root: PathBuf,
-    /// Labels of pods that become attributes: keys, or patterns with `*`.
-    pub(crate) labels: Vec<String>,
-    /// The same of annotations.
-    pub(crate) annotations: Vec<String>,
-    /// Read `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` of each process.
-    pub(crate) environment: bool,
-    /// How long names of what is gone are kept.
-    pub(crate) keep: Duration,
-}
-
-impl Default for Identity {
-    fn default() -> Self {
-        Self {
-            kubernetes: Kubernetes::Auto,
-            kubelet_url: None,
-            kubelet_ca: None,
-            token_file: None,
-            insecure: false,
-            node_name: None,
-            cri_socket: None,
-            host_root: PathBuf::from("/proc/1/root"),
-            labels: Vec::new(),
-            annotations: Vec::new(),
-            environment: true,
-            keep: Duration::from_secs(10 * 60),
-        }
-    }
 }
 
 /// Who may see profiles on the port.
@@ -260,6 +203,8 @@ pub(crate) struct Export {
     pub(crate) payload: bool,
     /// Thread names and ids on samples.
     pub(crate) sample_attributes: bool,
+    /// Attributes of one resource.
+    pub(crate) max_attributes: usize,
     /// For a push that waits at the end.
     pub(crate) shutdown_timeout: Duration,
 }
@@ -274,6 +219,7 @@ impl Default for Export {
             pid: false,
             payload: false,
             sample_attributes: false,
+            max_attributes: DEFAULT_MAX_ATTRIBUTES,
             shutdown_timeout: Duration::from_secs(10),
         }
     }
@@ -288,11 +234,18 @@ pub(crate) struct Metrics {
     pub(crate) otlp: Option<Otlp>,
     /// How often they are pushed.
     pub(crate) interval: Duration,
+    /// Samples by function.
+    pub(crate) aggregated: AggregatedSettings,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { prometheus: true, otlp: None, interval: Duration::from_secs(60) }
+        Self {
+            prometheus: true,
+            otlp: None,
+            interval: Duration::from_secs(60),
+            aggregated: AggregatedSettings::default(),
+        }
     }
 }
 

@@ -27,11 +27,6 @@ impl Glob {
         Ok(Self(text.to_owned()))
     }
 
-    /// The pattern as it was written.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Whether it matches the whole text.
     pub(crate) fn matches(&self, text: &str) -> bool {
         let Some((head, rest)) = self.0.split_once('*') else { return self.0 == text };
