@@ -345,7 +345,7 @@ mod tests {
         // The SDK must forget what is not told any more, or it would soon know too many.
         for round in 0..200_u64 {
             let mut profile = (0..3).fold(crate::fixture::Builder::window(0), |b, i| {
-                b.row(1, "/a", &[&format!("quote\"line\nback\\slash {round} {i}")], round + 1)
+                b.row(1, "/a", &[&format!("quote\"line\nback\\slash {round} {i}")], round + 2)
             });
             profile = profile.row(1, "/a", &["main"], 1);
             let mut profile = profile.build();
@@ -354,7 +354,7 @@ mod tests {
             let text = metrics.render().unwrap();
             let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("profiler_aggregated_total{")).collect();
             assert!(lines.len() <= 3 + 4, "{lines:#?}");
-            let samples = (0..=round).map(|r| 3 * (r + 1) + 1).sum::<u64>();
+            let samples = (0..=round).map(|r| 3 * (r + 2) + 1).sum::<u64>();
             assert_eq!(sum(&text, "profiler_aggregated_total"), samples as f64, "{text}");
             let escaped = format!(r#"{{self="true",symbol="quote\"line\nback\\slash {round} 0"}}"#);
             assert!(lines.iter().any(|l| l.contains(&escaped)), "{escaped}: {lines:#?}");

@@ -126,6 +126,16 @@ pub(crate) struct Told {
     pub(crate) samples: u64,
 }
 
+/// What one collection tells.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Telling {
+    pub(crate) series: Vec<Told>,
+    /// Series that ever left.
+    pub(crate) evictions: u64,
+    /// Functions that are remembered without a series.
+    pub(crate) candidates: u64,
+}
+
 /// The metric. Shared by reference; every method may be called from any thread.
 #[derive(Debug)]
 pub struct Aggregated {
@@ -154,9 +164,9 @@ impl Aggregated {
     }
 
     /// Every series, now.
-    pub(crate) fn told(&self) -> Vec<Told> {
+    pub(crate) fn told(&self) -> Telling {
         if !self.on {
-            return Vec::new();
+            return Telling::default();
         }
         self.table.lock().unwrap_or_else(PoisonError::into_inner).told()
     }

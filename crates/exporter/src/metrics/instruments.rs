@@ -36,9 +36,24 @@ struct Instrument {
     read: Read,
 }
 
+/// Every instrument, under the headings of `docs/metrics.md`.
+const GROUPS: &[(&str, &[Instrument])] = &[
+    ("The ledger", rooms::LEDGER),
+    ("Samples by function", own::AGGREGATED),
+    ("Stacks and names", rooms::STACKS),
+    ("Containers, pods, filters", rooms::IDENTITY),
+    ("Sampling and processes", rooms::SAMPLER),
+    ("Files", rooms::FILES),
+    ("Export", own::EXPORT),
+    ("Page", own::PAGE),
+    ("What it costs", own::COST),
+    ("The eBPF program", rooms::BPF),
+    ("The agent's process", own::PROCESS),
+];
+
 /// Registers every instrument; each reads what `slot` holds at the time of a collection, and nothing else.
 pub(crate) fn register(meter: &Meter, slot: &Slot) {
-    for i in rooms::INSTRUMENTS.iter().chain(own::INSTRUMENTS) {
+    for i in GROUPS.iter().flat_map(|(_, instruments)| *instruments) {
         match i.read {
             Read::Count(read) => drop(
                 meter
@@ -95,3 +110,6 @@ fn label(key: &'static str, value: impl Into<opentelemetry::Value>) -> KeyValue 
 fn seconds(amount: u64, per_second: u64) -> f64 {
     amount as f64 / per_second.max(1) as f64
 }
+
+#[cfg(test)]
+mod reference;

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use profile::stats::{CpuTicks, Snapshot};
 
 use super::BuildInfo;
-use super::aggregated::Told;
+use super::aggregated::Telling;
 use super::process::ProcessReading;
 use crate::delivery::DeliveryStats;
 use crate::store::StoreStats;
@@ -23,7 +23,7 @@ pub(crate) struct Reading {
     pub(crate) pushes: (u64, u64),
     pub(crate) store: StoreStats,
     /// Samples by function.
-    pub(crate) aggregated: Vec<Told>,
+    pub(crate) aggregated: Telling,
     pub(crate) process: ProcessReading,
     pub(crate) build: BuildInfo,
     pub(crate) start_time_unix_s: u64,

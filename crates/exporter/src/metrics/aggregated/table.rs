@@ -22,7 +22,7 @@ use opentelemetry::KeyValue;
 use rustc_hash::FxHashMap;
 
 use super::count::{Counted, Key, Row};
-use super::{AggregatedLabel as Label, OTHER, Told};
+use super::{AggregatedLabel as Label, OTHER, Telling, Told};
 
 /// The label that tells one holder of departed series from the next.
 pub(super) const EVICTIONS: &str = "evictions";
@@ -207,7 +207,7 @@ impl Table {
     }
 
     /// Every series.
-    pub(super) fn told(&self) -> Vec<Told> {
+    pub(super) fn told(&self) -> Telling {
         let mut out: Vec<Told> =
             self.series.values().map(|s| Told { labels: Arc::clone(&s.labels), samples: s.samples }).collect();
         let both = [false, true].into_iter().zip(self.other.iter().zip(&self.departed));
@@ -217,7 +217,8 @@ impl Table {
                 out.push(Told { labels: self.rest(own, Some(self.evictions)), samples: departed });
             }
         }
-        out
+        let candidates = self.candidates.len() as u64;
+        Telling { series: out, evictions: self.evictions, candidates }
     }
 
     /// The labels of `(other)`: all others are empty.
@@ -227,10 +228,5 @@ impl Table {
         let symbol = KeyValue::new(Label::Symbol.label(), OTHER);
         let evictions = evictions.map(|n| KeyValue::new(EVICTIONS, n.to_string()));
         empty.chain([symbol]).chain(self.own_label(own)).chain(evictions).collect()
-    }
-
-    #[cfg(test)]
-    pub(super) fn held(&self) -> (usize, usize) {
-        (self.series.len(), self.candidates.len())
     }
 }

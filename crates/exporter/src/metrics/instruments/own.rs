@@ -6,8 +6,8 @@ use super::{Instrument, Out, Read, label, seconds};
 use crate::metrics::process::CpuTime;
 use crate::metrics::reading::Reading;
 
-pub(super) const INSTRUMENTS: &[Instrument] = &[
-    // Export and page.
+/// Pushing profiles, and pushing these numbers.
+pub(super) const EXPORT: &[Instrument] = &[
     Instrument {
         name: "profiler.export.requests",
         unit: "{request}",
@@ -86,6 +86,10 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
             out(r.pushes.1, &[label("result", "failed")]);
         }),
     },
+];
+
+/// What is kept for the page.
+pub(super) const PAGE: &[Instrument] = &[
     Instrument {
         name: "profiler.store.windows",
         unit: "{window}",
@@ -104,13 +108,32 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         help: "Windows published to the page and the pprof endpoint.",
         read: Read::Count(|r, out| out(r.store.published, &[])),
     },
+];
+
+/// Samples by function.
+pub(super) const AGGREGATED: &[Instrument] = &[
     Instrument {
         name: "profiler.aggregated",
         unit: "{sample}",
         help: "Samples by function: with self=true those in which it ran, with self=false those in which it had called another.",
-        read: Read::Count(|r, out| r.aggregated.iter().for_each(|told| out(told.samples, &told.labels))),
+        read: Read::Count(|r, out| r.aggregated.series.iter().for_each(|told| out(told.samples, &told.labels))),
     },
-    // What it costs.
+    Instrument {
+        name: "profiler.aggregated.evictions",
+        unit: "{series}",
+        help: "Series of profiler_aggregated_total that left for hotter ones.",
+        read: Read::Count(|r, out| out(r.aggregated.evictions, &[])),
+    },
+    Instrument {
+        name: "profiler.aggregated.candidates",
+        unit: "{series}",
+        help: "Functions without a series of their own in profiler_aggregated_total whose heat is remembered.",
+        read: Read::Gauge(|r, out| out(r.aggregated.candidates, &[])),
+    },
+];
+
+/// What the agent costs, and what runs.
+pub(super) const COST: &[Instrument] = &[
     Instrument {
         name: "profiler.cpu",
         unit: "s",
@@ -144,7 +167,10 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
             out(1, &labels);
         }),
     },
-    // What every Prometheus client tells of its own process, under the usual names.
+];
+
+/// What every Prometheus client tells of its own process, under the usual names.
+pub(super) const PROCESS: &[Instrument] = &[
     Instrument {
         name: "process.cpu",
         unit: "s",

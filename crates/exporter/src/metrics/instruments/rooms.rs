@@ -5,8 +5,8 @@ use profile::{DropReason, StackEnd, Stage};
 use super::{Instrument, Out, Read, label, seconds};
 use crate::metrics::reading::Reading;
 
-pub(super) const INSTRUMENTS: &[Instrument] = &[
-    // The ledger.
+/// What became of every tick and every sample.
+pub(super) const LEDGER: &[Instrument] = &[
     Instrument {
         name: "profiler.ticks",
         unit: "{tick}",
@@ -68,6 +68,16 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
             }
         }),
     },
+];
+
+/// How much of stacks is known.
+pub(super) const STACKS: &[Instrument] = &[
+    Instrument {
+        name: "profiler.samples.whole",
+        unit: "{sample}",
+        help: "Samples whose stack is whole, by how it ended.",
+        read: Read::Count(|r, out| ends(r, true, out)),
+    },
     Instrument {
         name: "profiler.samples.truncated",
         unit: "{sample}",
@@ -75,12 +85,51 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         read: Read::Count(|r, out| ends(r, false, out)),
     },
     Instrument {
-        name: "profiler.samples.whole",
-        unit: "{sample}",
-        help: "Samples whose stack is whole, by how it ended.",
-        read: Read::Count(|r, out| ends(r, true, out)),
+        name: "profiler.frames.named",
+        unit: "{frame}",
+        help: "Frames, once per distinct frame of a window, with a function's name.",
+        read: Read::Count(|r, out| out(r.snapshot.naming.named_frames, &[])),
     },
-    // The sampler.
+    Instrument {
+        name: "profiler.frames.unnamed",
+        unit: "{frame}",
+        help: "Frames, once per distinct frame of a window, shown as file and offset for want of a name.",
+        read: Read::Count(|r, out| out(r.snapshot.naming.unnamed_frames, &[])),
+    },
+    Instrument {
+        name: "profiler.names.cached",
+        unit: "{name}",
+        help: "Addresses in the cache of names.",
+        read: Read::Gauge(|r, out| out(r.snapshot.naming.cached_names, &[])),
+    },
+    Instrument {
+        name: "profiler.kernel_symbols",
+        unit: "{symbol}",
+        help: "Kernel symbols known; 0 where the kernel hides them.",
+        read: Read::Gauge(|r, out| out(r.snapshot.naming.kernel_symbols, &[])),
+    },
+    Instrument {
+        name: "profiler.samples.unknown_process",
+        unit: "{sample}",
+        help: "Samples of a process that was not in the table.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.unknown_process_samples, &[])),
+    },
+    Instrument {
+        name: "profiler.samples.late",
+        unit: "{sample}",
+        help: "Samples that came after their window was closed, and were counted in the next.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.late_samples, &[])),
+    },
+    Instrument {
+        name: "profiler.window.entries",
+        unit: "{entry}",
+        help: "Distinct stacks in the open window.",
+        read: Read::Gauge(|r, out| out(r.snapshot.sampler.window_entries, &[])),
+    },
+];
+
+/// The way from the kernel to windows.
+pub(super) const SAMPLER: &[Instrument] = &[
     Instrument {
         name: "profiler.cpus",
         unit: "{cpu}",
@@ -89,12 +138,6 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
             out(r.snapshot.sampler.cpus_online, &[label("state", "online")]);
             out(r.snapshot.sampler.cpus_attached, &[label("state", "attached")]);
         }),
-    },
-    Instrument {
-        name: "profiler.bpf.run",
-        unit: "s",
-        help: "Time inside the eBPF program, all CPUs.",
-        read: Read::CountSeconds(|r, out| out(seconds(r.snapshot.sampler.bpf_run_ns, 1_000_000_000), &[])),
     },
     Instrument {
         name: "profiler.ring.written",
@@ -121,6 +164,12 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         read: Read::Count(|r, out| out(r.snapshot.sampler.sideband_lost, &[])),
     },
     Instrument {
+        name: "profiler.sideband.early",
+        unit: "{record}",
+        help: "Side-band records applied before their turn, for want of room.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.early_records, &[])),
+    },
+    Instrument {
         name: "profiler.proc.rereads",
         unit: "{read}",
         help: "Times that /proc was read again after a loss or for an unknown address.",
@@ -139,42 +188,15 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         read: Read::Gauge(|r, out| out(r.snapshot.sampler.processes, &[])),
     },
     Instrument {
-        name: "profiler.samples.unknown_process",
-        unit: "{sample}",
-        help: "Samples of a process that was not in the table.",
-        read: Read::Count(|r, out| out(r.snapshot.sampler.unknown_process_samples, &[])),
-    },
-    Instrument {
-        name: "profiler.window.entries",
-        unit: "{entry}",
-        help: "Distinct stacks in the open window.",
-        read: Read::Gauge(|r, out| out(r.snapshot.sampler.window_entries, &[])),
-    },
-    Instrument {
-        name: "profiler.samples.late",
-        unit: "{sample}",
-        help: "Samples that came after their window was closed, and were counted in the next.",
-        read: Read::Count(|r, out| out(r.snapshot.sampler.late_samples, &[])),
-    },
-    Instrument {
         name: "profiler.processes.refused",
         unit: "{entry}",
         help: "Processes and mappings that found no room in the table.",
         read: Read::Count(|r, out| out(r.snapshot.sampler.table_refusals, &[])),
     },
-    Instrument {
-        name: "profiler.objects.deferred",
-        unit: "{file}",
-        help: "Files that samples wanted, left unopened since their process had used up its time for opening.",
-        read: Read::Count(|r, out| out(r.snapshot.sampler.deferred_files, &[])),
-    },
-    Instrument {
-        name: "profiler.sideband.early",
-        unit: "{record}",
-        help: "Side-band records applied before their turn, for want of room.",
-        read: Read::Count(|r, out| out(r.snapshot.sampler.early_records, &[])),
-    },
-    // Files, worker, names.
+];
+
+/// Executable files, and the worker that reads them.
+pub(super) const FILES: &[Instrument] = &[
     Instrument {
         name: "profiler.objects",
         unit: "{file}",
@@ -182,22 +204,16 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         read: Read::Gauge(|r, out| out(r.snapshot.objects.objects, &[])),
     },
     Instrument {
-        name: "profiler.objects.quarantined",
+        name: "profiler.objects.extracted",
         unit: "{file}",
-        help: "Executable files left alone because they killed the worker twice.",
-        read: Read::Gauge(|r, out| out(r.snapshot.objects.quarantined, &[])),
+        help: "Executable files read by the worker.",
+        read: Read::Count(|r, out| out(r.snapshot.objects.extracted, &[])),
     },
     Instrument {
         name: "profiler.objects.tables",
         unit: "By",
         help: "Bytes of unwind and name tables held.",
         read: Read::Gauge(|r, out| out(r.snapshot.objects.table_bytes, &[])),
-    },
-    Instrument {
-        name: "profiler.objects.extracted",
-        unit: "{file}",
-        help: "Executable files read by the worker.",
-        read: Read::Count(|r, out| out(r.snapshot.objects.extracted, &[])),
     },
     Instrument {
         name: "profiler.objects.errors",
@@ -211,6 +227,18 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         }),
     },
     Instrument {
+        name: "profiler.objects.quarantined",
+        unit: "{file}",
+        help: "Executable files left alone because they killed the worker twice.",
+        read: Read::Gauge(|r, out| out(r.snapshot.objects.quarantined, &[])),
+    },
+    Instrument {
+        name: "profiler.objects.deferred",
+        unit: "{file}",
+        help: "Files that samples wanted, left unopened since their process had used up its time for opening.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.deferred_files, &[])),
+    },
+    Instrument {
         name: "profiler.worker.restarts",
         unit: "{restart}",
         help: "Times that the worker process was replaced: died, hung, or answered nonsense.",
@@ -222,31 +250,82 @@ pub(super) const INSTRUMENTS: &[Instrument] = &[
         help: "Requests to the worker that failed.",
         read: Read::Count(|r, out| out(r.snapshot.objects.worker_failed_requests, &[])),
     },
+];
+
+/// Who processes are, and which of them are not asked for.
+pub(super) const IDENTITY: &[Instrument] = &[
     Instrument {
-        name: "profiler.frames.named",
-        unit: "{frame}",
-        help: "Frames, once per distinct frame of a window, with a function's name.",
-        read: Read::Count(|r, out| out(r.snapshot.naming.named_frames, &[])),
+        name: "profiler.places",
+        unit: "{cgroup}",
+        help: "Cgroups known.",
+        read: Read::Gauge(|r, out| out(r.snapshot.sampler.places, &[])),
     },
     Instrument {
-        name: "profiler.frames.unnamed",
-        unit: "{frame}",
-        help: "Frames, once per distinct frame of a window, shown as file and offset for want of a name.",
-        read: Read::Count(|r, out| out(r.snapshot.naming.unnamed_frames, &[])),
+        name: "profiler.places.readings",
+        unit: "{reading}",
+        help: "Readings of the cgroup and the two variables of a process.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.place_readings, &[])),
     },
     Instrument {
-        name: "profiler.names.cached",
-        unit: "{name}",
-        help: "Addresses in the cache of names.",
-        read: Read::Gauge(|r, out| out(r.snapshot.naming.cached_names, &[])),
+        name: "profiler.samples.unknown_place",
+        unit: "{sample}",
+        help: "Samples of a process whose cgroup could not be learned: their container is unknown.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.unknown_place_samples, &[])),
     },
     Instrument {
-        name: "profiler.kernel_symbols",
-        unit: "{symbol}",
-        help: "Kernel symbols known; 0 where the kernel hides them.",
-        read: Read::Gauge(|r, out| out(r.snapshot.naming.kernel_symbols, &[])),
+        name: "profiler.identity.containers",
+        unit: "{container}",
+        help: "Containers with a known name, those that are gone and still kept included.",
+        read: Read::Gauge(|r, out| out(r.snapshot.identity.containers, &[])),
+    },
+    Instrument {
+        name: "profiler.identity.pods",
+        unit: "{pod}",
+        help: "Pods known.",
+        read: Read::Gauge(|r, out| out(r.snapshot.identity.pods, &[])),
+    },
+    Instrument {
+        name: "profiler.identity.requests",
+        unit: "{request}",
+        help: "Requests to the kubelet, the API server or a container runtime, by result.",
+        read: Read::Count(|r, out| {
+            out(r.snapshot.identity.answers, &[label("result", "answered")]);
+            out(r.snapshot.identity.failures, &[label("result", "failed")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.identity.unknown_containers",
+        unit: "{container}",
+        help: "Distinct containers that nobody who was asked knew.",
+        read: Read::Count(|r, out| out(r.snapshot.identity.unknown_containers, &[])),
+    },
+    Instrument {
+        name: "profiler.identity.refused",
+        unit: "{entry}",
+        help: "Names and containers that found no room.",
+        read: Read::Count(|r, out| out(r.snapshot.identity.refused, &[])),
+    },
+    Instrument {
+        name: "profiler.filter.verdicts",
+        unit: "{verdict}",
+        help: "Filter verdicts that the kernel side holds.",
+        read: Read::Gauge(|r, out| out(r.snapshot.sampler.verdicts, &[])),
+    },
+    Instrument {
+        name: "profiler.filter.verdicts.refused",
+        unit: "{verdict}",
+        help: "Filter verdicts that found no room in the kernel: their samples are dropped as filtered in user space.",
+        read: Read::Count(|r, out| out(r.snapshot.sampler.verdicts_refused, &[])),
     },
 ];
+
+/// Time inside the eBPF program; it is part of no process's CPU time.
+pub(super) const BPF: &[Instrument] = &[Instrument {
+    name: "profiler.bpf.run",
+    unit: "s",
+    help: "Time inside the eBPF program, all CPUs.",
+    read: Read::CountSeconds(|r, out| out(seconds(r.snapshot.sampler.bpf_run_ns, 1_000_000_000), &[])),
+}];
 
 fn ends(reading: &Reading, whole: bool, out: Out<'_, u64>) {
     for end in StackEnd::ALL.into_iter().filter(|end| end.is_whole() == whole) {
