@@ -3,7 +3,7 @@
 //! **In**: text from flags, variables and files. **Out**: values, or what is wrong, to stand behind the value's origin.
 //! **Limits**: [`MAX_RULES`] and [`MAX_SELECTED`] items in a list.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use exporter::metrics::{AggregatedLabel, MAX_AGGREGATED_SERIES, UnknownLabel};
@@ -148,14 +148,14 @@ pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
 }
 
 pub(super) fn show_optional_path(path: &Option<PathBuf>) -> String {
-    path.as_ref().map(show_path).unwrap_or_default()
+    path.as_deref().map(show_path).unwrap_or_default()
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err("is not a path that begins with /".to_owned()) }
 }
 
-pub(super) fn show_path(path: &PathBuf) -> String {
+pub(super) fn show_path(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -271,6 +271,6 @@ pub(super) fn aggregated_labels(text: &str) -> Result<Vec<AggregatedLabel>, Stri
         .collect()
 }
 
-pub(super) fn show_aggregated_labels(labels: &Vec<AggregatedLabel>) -> String {
+pub(super) fn show_aggregated_labels(labels: &[AggregatedLabel]) -> String {
     labels.iter().map(|l| l.label()).collect::<Vec<_>>().join(",")
 }

@@ -7,11 +7,13 @@
 //! **In**: rules; a subject, whose texts are the target's (hostile); what is known of its container. **Out**: a
 //! [`Verdict`]. No I/O, no state.
 
-use profile::{Container, Owner, Place};
+use std::sync::Arc;
+
+use identity::{Pod, Workload};
+use profile::{Owner, Place};
 use sampler::judge::{Ruling, Scope, Subject, Verdict};
 
 use super::Rule;
-use identity::Workload;
 
 /// Whether something is so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +85,9 @@ struct Facts<'a> {
     workload: Option<&'a Workload>,
 }
 
-/// Whether a process runs in a pod or container.
-enum In<'a, T> {
-    This(&'a T),
+/// Whether a process runs in a pod or container, and which.
+enum In<T> {
+    This(T),
     None,
     Unknown,
 }
@@ -93,7 +95,7 @@ enum In<'a, T> {
 impl Facts<'_> {
     /// What a rule says of everything in the subject's cgroup; none where it depends on the process.
     fn of_cgroup(&self, rule: &Rule) -> Option<Truth> {
-        let of_pod = |is: &dyn Fn(&identity::Pod) -> bool| match self.pod() {
+        let of_pod = |is: &dyn Fn(&Pod) -> bool| match self.pod() {
             In::This(pod) => is(pod).into(),
             In::None => Truth::No,
             In::Unknown => Truth::Unknown,
@@ -104,8 +106,8 @@ impl Facts<'_> {
             Rule::Pod(glob) => of_pod(&|pod| glob.matches(&pod.name)),
             Rule::PodLabel { key, value } => of_pod(&|pod| pod.label(key).is_some_and(|v| value.matches(v))),
             Rule::Container { name, id } => match self.container() {
-                In::This(container) => {
-                    let by_id = id.as_ref().is_some_and(|id| container.id.starts_with(id.as_str()));
+                In::This(full) => {
+                    let by_id = id.as_ref().is_some_and(|id| full.starts_with(id.as_str()));
                     Truth::from(by_id).or(|| match self.workload.filter(|w| w.complete()) {
                         Some(workload) => workload.container_name.as_ref().is_some_and(|n| name.matches(n)).into(),
                         None => Truth::Unknown,
@@ -135,50 +137,49 @@ impl Facts<'_> {
         }
     }
 
-    fn container(&self) -> In<'_, Container> {
-        match self.place {
-            None => In::Unknown,
-            Some(place) => match &place.container {
-                Some(container) => In::This(container),
-                None if is_of_pods(&place.cgroup) => In::Unknown,
-                None => In::None,
-            },
+    /// The id of the container.
+    fn container(&self) -> In<&str> {
+        let Some(place) = self.place else { return In::Unknown };
+        match (&place.container, self.workload) {
+            (Some(container), _) => In::This(&container.id),
+            // A cgroup that does not look like a container's, but whose runtime says that it is one.
+            (None, Some(workload)) => In::This(&workload.container_id),
+            (None, None) if is_of_pods(&place.cgroup) => In::Unknown,
+            (None, None) => In::None,
         }
     }
 
-    fn pod(&self) -> In<'_, identity::Pod> {
-        match (self.workload.and_then(|w| w.pod.as_deref()), self.container()) {
+    fn pod(&self) -> In<&Pod> {
+        let Some(place) = self.place else { return In::Unknown };
+        match (self.workload.and_then(|w| w.pod.as_deref()), &place.container) {
             (Some(pod), _) => In::This(pod),
-            (None, In::This(container)) if container.pod.is_none() => In::None,
-            (None, In::None) => In::None,
-            (None, _) => In::Unknown,
+            (None, Some(container)) if container.pod.is_some() => In::Unknown,
+            (None, _) if is_of_pods(&place.cgroup) => In::Unknown,
+            (None, _) => In::None,
         }
     }
 
     /// `service.name` as attribution will say it; none while that may change.
-    fn service(&self) -> Option<String> {
-        let owner = self.owner();
-        let says_so_itself = owner.declared.as_ref().is_some_and(|d| d.service_name.is_some());
+    fn service(&self) -> Option<Arc<str>> {
+        let subject = self.subject;
+        let mut owner = Owner {
+            process_name: subject.comm.into(),
+            executable_path: subject.executable_path.into(),
+            declared: subject.declared.cloned().map(Into::into),
+            kernel_thread: subject.kernel_thread,
+            ..Owner::default()
+        };
+        let by_itself = identity::service_name(&owner, None);
+        if owner.kernel_thread || !by_itself.starts_with("unknown_service") {
+            return Some(by_itself);
+        }
         let known = match self.container() {
             In::This(_) => self.workload.is_some_and(Workload::complete),
             In::None => true,
             In::Unknown => false,
         };
-        (known || says_so_itself || owner.kernel_thread)
-            .then(|| identity::service_name(&owner, self.workload).to_string())
-    }
-
-    fn owner(&self) -> Owner {
-        let subject = self.subject;
-        Owner {
-            process: subject.process,
-            process_name: subject.comm.into(),
-            executable_path: subject.executable_path.into(),
-            place: self.place.cloned().map(Into::into),
-            declared: subject.declared.cloned().map(Into::into),
-            kernel_thread: subject.kernel_thread,
-            ..Owner::default()
-        }
+        owner.place = self.place.cloned().map(Into::into);
+        known.then(|| identity::service_name(&owner, self.workload))
     }
 }
 

@@ -30,7 +30,8 @@ impl Known {
 
 impl Names for Known {
     fn workload(&self, place: &Place) -> Option<Arc<Workload>> {
-        self.workloads.lock().unwrap().get(&*place.container.as_ref()?.id).cloned()
+        let id = place.container.as_ref().map_or(&place.cgroup, |c| &c.id);
+        self.workloads.lock().unwrap().get(&**id).cloned()
     }
 
     fn generation(&self) -> u64 {
@@ -162,6 +163,16 @@ fn a_containers_id_needs_no_name_and_its_name_needs_to_be_known() {
 }
 
 #[test]
+fn a_runtime_may_know_a_container_that_its_cgroup_does_not_show() {
+    let place = host("/default/db");
+    let process = subject(Some(&place), "x", "/x");
+    let filter = filter(&[], &["container=db", "namespace=shop"]);
+    assert_eq!(told(&filter, &process), TAKE);
+    filter.names.learn("/default/db", Workload { container_name: Some("db".into()), ..Workload::default() });
+    assert_eq!(told(&filter, &process), (Ruling::Drop, Scope::Cgroup));
+}
+
+#[test]
 fn excluded_wins_over_included() {
     let filter = filter(&["comm=a*", "unit=a.service"], &["executable=*/bad"]);
     let (a, b) = (host("/system.slice/a.service"), host("/system.slice/b.service"));
@@ -210,6 +221,13 @@ fn services_are_what_attribution_will_call_them() {
     let by_itself = Subject { declared: Some(&declared), ..subject(Some(&pod), "x", "/x") };
     let filter = filter(&["service=cart", "service=nginx", "service=web-*"], &[]);
     assert_eq!(told(&filter, &by_itself), (Ruling::Take, Scope::Process), "also before its pod is known");
+    let attributes = vec![("service.name".into(), "cart".into())];
+    let unknown = Declared { service_name: Some("unknown_service:java".into()), attributes };
+    let by_attribute = Subject { declared: Some(&unknown), ..subject(Some(&pod), "x", "/x") };
+    assert_eq!(told(&filter, &by_attribute), (Ruling::Take, Scope::Process));
+    let unknown = Declared { attributes: Vec::new(), ..unknown };
+    let by_nothing = Subject { declared: Some(&unknown), ..subject(Some(&pod), "x", "/x") };
+    assert_eq!(told(&filter, &by_nothing), (Ruling::Drop, Scope::Undecided), "it says that it does not know");
     assert_eq!(told(&filter, &subject(Some(&unit), "x", "/x")), (Ruling::Take, Scope::Process));
     let by_pod = subject(Some(&pod), "x", "/x");
     assert_eq!(told(&filter, &by_pod), (Ruling::Drop, Scope::Undecided));
