@@ -17,7 +17,8 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// CPU time and memory of the agent at 99 Hz with all CPUs saturated, beside perf.
+    /// CPU time and memory of the agent at 99 Hz with all CPUs saturated, beside perf; then with one saturating cgroup taken, excluded, and
+    /// without a profiler.
     Overhead(OverheadArgs),
 }
 

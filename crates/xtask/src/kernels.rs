@@ -27,7 +27,7 @@ const SUITES: [(&str, &str); 4] = [("bullseye", "5.10"), ("bookworm", "6.1"), ("
 /// Debian's name of the architecture that the program is built for.
 const ARCHITECTURE: &str = "amd64";
 const RUST_TARGET: &str = "x86_64-unknown-linux-gnu";
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const NEEDS: &[Need] = &[
     Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
     Need { program: "/usr/lib/x86_64-linux-gnu/libc.a", package: "libc6-dev" },

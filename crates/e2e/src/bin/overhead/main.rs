@@ -1,7 +1,13 @@
-//! What profiling costs: our agent, and perf beside it, under the same load on the same machine in the same run.
+//! What profiling costs: our agent, and perf beside it, under the same load on the same machine in the same run; and what excluding
+//! a saturating cgroup saves.
 //!
 //! `cargo xtask bench overhead` builds what it needs and starts it. **Out**: a table on standard output; with `--write`,
 //! `docs/benchmarks.md`; an exit code that is not 0 where a floor is broken. **Units**: CPU seconds, MB of resident memory.
+
+mod cost;
+mod filtered;
+mod ours;
+mod spin;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,43 +17,37 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::agent::{Agent, RATE, Setup};
+use cost::{Cost, status_mb};
+use e2e::agent::{RATE, Setup};
 use e2e::process::{Running, Start};
 use e2e::{figure, paths};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use ours::Ours;
 
 /// Agent and worker together may hold so much.
 const MOST_RSS_MB: f64 = 150.0;
 /// perf script may take so long.
 const LONGEST: Duration = Duration::from_secs(900);
 
-/// What something cost.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cost {
-    user: f64,
-    system: f64,
-    rss_mb: f64,
-}
-
-impl Cost {
-    fn cpu(&self) -> f64 {
-        self.user + self.system
-    }
-
-    fn and(&self, other: &Self) -> Self {
-        Self { user: self.user + other.user, system: self.system + other.system, rss_mb: self.rss_mb + other.rss_mb }
-    }
-}
-
 /// How long the phases are.
-struct Plan {
-    warm_up: Duration,
-    measured: Duration,
+pub(crate) struct Plan {
+    /// What passes before anything is counted.
+    pub(crate) warm_up: Duration,
+    /// What is counted.
+    pub(crate) measured: Duration,
 }
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, file] = words.as_slice()
+        && word == spin::WORD
+    {
+        return match spin::run(Path::new(file)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let has = |word: &str| words.iter().any(|w| w == word);
     let seconds = if has("--quick") { (5, 15) } else { (30, 60) };
     let plan = Plan { warm_up: Duration::from_secs(seconds.0), measured: Duration::from_secs(seconds.1) };
@@ -63,25 +63,26 @@ fn main() -> ExitCode {
 fn run(plan: &Plan, write: bool) -> Result<()> {
     let folder = paths::scratch("bench-overhead")?;
     let load = load(&folder)?;
-    let ours = agent(plan, &folder)?;
+    let ours = Ours::measure(Setup::new("agent", &folder)?, plan, || Ok(()))?;
     let plain = perf(&["-g"], "perf-g", plan, &folder)?;
     let dwarf = perf(&["--call-graph", "dwarf"], "perf-dwarf", plan, &folder)?;
     let script = script("perf-dwarf", &folder)?;
     drop(load);
-    let report = report(
+    let mut report = report(
         plan,
         &ours,
         &[("perf record -a -g", plain), ("perf record -a --call-graph dwarf", dwarf), ("perf script of that", script)],
     )?;
+    report.push_str(&filtered::report(plan, &folder)?);
     for line in report.lines() {
         figure(line);
     }
     if write {
         fs::write(repository().join("docs/benchmarks.md"), &report)?;
     }
-    let (cpu, theirs) = (ours.agent.and(&ours.worker).cpu(), dwarf.and(&script).cpu());
+    let (cpu, theirs) = (ours.all().cpu(), dwarf.and(&script).cpu());
     ensure!(cpu < theirs, "floor: {cpu:.2} CPU s are not less than perf's {theirs:.2}");
-    let rss = ours.agent.rss_mb + ours.worker.rss_mb;
+    let rss = ours.all().rss_mb;
     ensure!(rss < MOST_RSS_MB, "floor: {rss:.0} MB are not under {MOST_RSS_MB:.0}");
     Ok(())
 }
@@ -91,7 +92,7 @@ fn repository() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-fn cpus() -> usize {
+pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -111,57 +112,6 @@ fn load(folder: &Path) -> Result<Vec<Running>> {
         all.push(start.start()?);
     }
     Ok(all)
-}
-
-/// What our own side cost, and what it says of itself.
-struct Ours {
-    agent: Cost,
-    worker: Cost,
-    samples: f64,
-    bpf_ns: f64,
-    ring_bytes: f64,
-    missed: f64,
-}
-
-/// CPU time of a process so far, in user and in kernel mode, and its resident memory now.
-fn of(pid: u32) -> Result<Cost> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit_once(')').context("a stat line has a name")?.1.split_whitespace().collect();
-    // Hundredths of a second, on every Linux.
-    let seconds = |i: usize| Ok::<f64, anyhow::Error>(fields.get(i).context("a field")?.parse::<f64>()? / 100.0);
-    Ok(Cost { user: seconds(11)?, system: seconds(12)?, rss_mb: status_mb(pid, "VmRSS:")? })
-}
-
-fn status_mb(pid: u32, key: &str) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix(key)).with_context(|| key.to_owned())?;
-    Ok(line.split_whitespace().next().context("a number")?.parse::<f64>()? * 1024.0 / 1e6)
-}
-
-fn since(after: &Cost, before: &Cost) -> Cost {
-    Cost { user: after.user - before.user, system: after.system - before.system, rss_mb: after.rss_mb }
-}
-
-fn agent(plan: &Plan, folder: &Path) -> Result<Ours> {
-    let agent: Agent = Setup::new("agent", folder)?.start()?;
-    sleep(plan.warm_up);
-    let (pid, worker) = (agent.running.pid(), agent.worker()?);
-    let (scrape, at) = (agent.scrape()?, (of(pid)?, of(worker)?));
-    sleep(plan.measured);
-    let end = (of(pid)?, of(worker).context("the worker was replaced while it was measured")?);
-    let later = agent.scrape()?;
-    let grown = |name: &str| Ok::<f64, anyhow::Error>(later.sum(name)? - scrape.sum(name)?);
-    let samples = grown("profiler_samples_taken_total")?;
-    let ours = Ours {
-        agent: since(&end.0, &at.0),
-        worker: since(&end.1, &at.1),
-        samples,
-        bpf_ns: grown("profiler_bpf_run_seconds_total")? * 1e9 / samples,
-        ring_bytes: grown("profiler_ring_written_bytes_total")? / samples,
-        missed: 100.0 * later.ledger()?.missed_share(&scrape.ledger()?),
-    };
-    agent.stop()?.success()?;
-    Ok(ours)
 }
 
 /// Runs a command to its end; what it and its children cost.
@@ -216,7 +166,7 @@ fn machine() -> String {
 }
 
 fn report(plan: &Plan, ours: &Ours, others: &[(&str, Cost)]) -> Result<String> {
-    let all = ours.agent.and(&ours.worker);
+    let all = ours.all();
     let mut text = String::new();
     writeln!(text, "# Overhead\n")?;
     writeln!(text, "Made by `cargo xtask bench overhead --write`. {}; {RATE} Hz, all CPUs saturated;", machine())?;
@@ -250,13 +200,10 @@ fn report(plan: &Plan, ours: &Ours, others: &[(&str, Cost)]) -> Result<String> {
     writeln!(
         text,
         "Inside the eBPF program: {:.0} ns per sample, {:.4} s of CPU time in all (on top of the table; perf's",
-        ours.bpf_ns,
-        ours.bpf_ns * ours.samples / 1e9
+        ours.bpf_ns(),
+        ours.bpf_seconds
     )?;
-    writeln!(
-        text,
-        "own time in the interrupt is not in it either). Ring buffer: {:.0} bytes per sample.",
-        ours.ring_bytes
-    )?;
+    let ring_bytes = ours.ring_bytes / ours.samples.max(1.0);
+    writeln!(text, "own time in the interrupt is not in it either). Ring buffer: {ring_bytes:.0} bytes per sample.")?;
     Ok(text)
 }
