@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod browser;
+pub mod cluster;
 pub mod collector;
 pub mod hostile;
 pub mod http;

@@ -63,6 +63,20 @@ pub fn kit(name: &str) -> PathBuf {
     repository().join("tests/peers").join(name)
 }
 
+/// A file or folder under `tests/kubernetes`.
+#[must_use]
+pub fn kubernetes(name: &str) -> PathBuf {
+    repository().join("tests/kubernetes").join(name)
+}
+
+/// The folder of the cluster that runs.
+///
+/// # Errors
+/// When there is none.
+pub fn cluster() -> Result<PathBuf> {
+    there(place("E2E_CLUSTER", || target().join("cluster")), "cargo xtask cluster up")
+}
+
 /// An empty folder for one test's files; it stays for whoever looks into a failure.
 ///
 /// # Errors

@@ -32,6 +32,12 @@ pub fn label<'a>(profile: &Profile, labels: &'a [Label], key: &str) -> Option<&'
     labels.iter().find(|l| text(profile, l.key) == key)
 }
 
+/// All labels that are words, by their keys.
+fn words(profile: &Profile, labels: &[Label]) -> std::collections::BTreeMap<String, String> {
+    let words = labels.iter().filter(|l| l.str != 0);
+    words.map(|l| (text(profile, l.key).to_owned(), text(profile, l.str).to_owned())).collect()
+}
+
 /// The file that a location belongs to; empty for none.
 #[must_use]
 pub fn file_of(profile: &Profile, location: u64) -> &str {
@@ -74,6 +80,7 @@ pub fn stacks(profile: &Profile) -> Result<Stacks> {
             process: word("process").unwrap_or_default(),
             pid: label(profile, &sample.label, "pid").and_then(|l| u64::try_from(l.num).ok()),
             comm: word("comm"),
+            labels: words(profile, &sample.label),
             kernel: sample.location_id.first().is_some_and(|l| kernel.contains(l)),
             frames,
             count: sample.value.first().copied().unwrap_or(0).try_into()?,

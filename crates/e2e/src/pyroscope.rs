@@ -19,8 +19,8 @@ const NODES: &str = "1000000";
 /// A Pyroscope that runs.
 pub struct Pyroscope {
     /// OTLP over gRPC and HTTP, and its own API.
-    pub port: u16,
-    _running: Running,
+    url: String,
+    _running: Option<Running>,
     client: reqwest::blocking::Client,
 }
 
@@ -87,13 +87,22 @@ impl Pyroscope {
             running.still_runs()?;
             Ok(client.get(&ready).send().is_ok_and(|r| r.status().is_success()).then_some(()))
         })?;
-        Ok(Self { port, _running: running, client })
+        Ok(Self { url: format!("http://127.0.0.1:{port}"), _running: Some(running), client })
+    }
+
+    /// One that somebody else started, at `host:port`.
+    ///
+    /// # Errors
+    /// None of today.
+    pub fn at(address: &str) -> Result<Self> {
+        let client = crate::http::client(Duration::from_secs(60))?;
+        Ok(Self { url: format!("http://{address}"), _running: None, client })
     }
 
     /// Where OTLP goes.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.url.clone()
     }
 
     /// Asks for the span in milliseconds, if any, else for the last hour.
@@ -128,6 +137,21 @@ impl Pyroscope {
         let answer = self.ask("ProfileTypes", json!({}), None)?;
         let types = answer["profileTypes"].as_array().cloned().unwrap_or_default();
         Ok(types.iter().filter_map(|t| t["ID"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// When the profiles begin that a selector matches, in Unix milliseconds, to a tenth of a second, in order.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn begins(&self, selector: &str) -> Result<Vec<u64>> {
+        let body = json!({ "profileTypeID": CPU, "labelSelector": selector, "step": 0.1 });
+        let answer = self.ask("SelectSeries", body, None)?;
+        let series = answer["series"].as_array().cloned().unwrap_or_default();
+        let points = series.iter().flat_map(|s| s["points"].as_array().cloned().unwrap_or_default());
+        let mut times = points.map(|p| number(&p["timestamp"])).collect::<Result<Vec<_>>>()?;
+        times.sort_unstable();
+        times.dedup();
+        Ok(times)
     }
 
     /// The stacks that a selector such as `{service_name="x"}` matches, in CPU nanoseconds, of profiles that begin within

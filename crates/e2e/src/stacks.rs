@@ -11,6 +11,8 @@ pub struct Row {
     pub pid: Option<u64>,
     /// The thread's name, where the sink tells it.
     pub comm: Option<String>,
+    /// What else the sink tells of it in words, by the sink's own keys.
+    pub labels: BTreeMap<String, String>,
     /// The innermost frame is the kernel's, where the sink tells frames apart.
     pub kernel: bool,
     /// Names of functions, leaf first.

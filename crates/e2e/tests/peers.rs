@@ -89,8 +89,8 @@ fn receivers_tell_back_what_they_got() -> Result<()> {
     let report = profcheck::check_request(&message);
     ensure!(report.conforms(), "the message itself: {report}");
     let client = e2e::http::client(Duration::from_secs(30))?;
-    for port in [collector.ports.http, pyroscope.port] {
-        let url = format!("http://127.0.0.1:{port}/v1development/profiles");
+    for server in [format!("http://127.0.0.1:{}", collector.ports.http), pyroscope.url()] {
+        let url = format!("{server}/v1development/profiles");
         let post = client.post(url).header("content-type", "application/x-protobuf").body(message.encode_to_vec());
         let answer = post.send()?;
         ensure!(answer.status().is_success(), "{}: {}", answer.status(), answer.text()?);

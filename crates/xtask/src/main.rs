@@ -2,6 +2,7 @@
 
 mod bench;
 mod build_bpf;
+mod cluster;
 mod kernels;
 mod packages;
 mod peers;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::TestArgs),
     /// Measure.
     Bench(bench::BenchArgs),
+    /// A real Kubernetes of one node on this machine, for tests.
+    Cluster(cluster::ClusterArgs),
     /// Build the programs that end-to-end tests profile.
     Workloads,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Peers => all_peers(),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Cluster(args) => cluster::run(&args),
         Task::Workloads => workloads::build(),
     };
     match done {

@@ -34,11 +34,14 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(base.join("profiler-peers"))
 }
 
-/// A peer: its folder's name, the programs that must be in it, and how it is made in an empty folder.
-struct Peer {
-    name: String,
-    programs: &'static [&'static str],
-    make: fn(&Path, &Path) -> Result<()>,
+/// A peer.
+pub(crate) struct Peer {
+    /// Its folder's name, with its version.
+    pub(crate) name: String,
+    /// The programs that must be in the folder.
+    pub(crate) programs: &'static [&'static str],
+    /// Makes it in an empty folder (the first), telling a log (the second).
+    pub(crate) make: fn(&Path, &Path) -> Result<()>,
 }
 
 fn all() -> Vec<Peer> {
@@ -55,19 +58,28 @@ fn all() -> Vec<Peer> {
 /// # Errors
 /// When Go is not there, or a peer cannot be built: names the log.
 pub(crate) fn ensure() -> Result<Vec<(String, PathBuf)>> {
+    let programs = ensure_these(&all())?;
+    Ok(programs.into_iter().map(|(program, path)| (variable(program), path)).collect())
+}
+
+/// Builds what is missing of a list of peers; returns their programs.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_these(peers: &[Peer]) -> Result<Vec<(&'static str, PathBuf)>> {
     let cache = cache()?;
     let logs = cache.join("logs");
     fs::create_dir_all(&logs)?;
     let lock = File::create(cache.join(".lock"))?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("the peers' lock")?;
     let mut found = Vec::new();
-    for peer in all() {
+    for peer in peers {
         let home = cache.join(&peer.name);
         if !peer.programs.iter().all(|p| home.join(p).is_file()) {
-            timed(&format!("peer {}", peer.name), || make(&peer, &cache, &home, &logs))?;
+            timed(&format!("peer {}", peer.name), || make(peer, &cache, &home, &logs))?;
         }
-        for program in peer.programs {
-            found.push((variable(program), home.join(program)));
+        for &program in peer.programs {
+            found.push((program, home.join(program)));
         }
     }
     Ok(found)
@@ -110,7 +122,10 @@ fn make(peer: &Peer, cache: &Path, home: &Path, logs: &Path) -> Result<()> {
 }
 
 /// `go` with the settings that all peers share.
-fn go(folder: &Path) -> Result<Command> {
+///
+/// # Errors
+/// When Go is not there.
+pub(crate) fn go(folder: &Path) -> Result<Command> {
     let go = which("go").context("Go 1.26 or newer must be on PATH: the Collector and Pyroscope are built with it")?;
     let mut command = Command::new(go);
     command.current_dir(folder).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod -buildvcs=false").env("GOWORK", "off");

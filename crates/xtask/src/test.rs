@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::shell::{logged, repository, say, shown, target};
-use crate::{packages, peers, workloads};
+use crate::{cluster, packages, peers, workloads};
 
 /// What `cargo xtask test` takes.
 #[derive(Args, Debug, Default)]
@@ -30,6 +30,12 @@ pub(crate) struct TestArgs {
     /// Load and run the eBPF object in virtual machines of several kernels, too.
     #[arg(long)]
     kernels: bool,
+    /// Only the tests on a cluster: start a node, apply what is in deploy/, look at all of it.
+    #[arg(long, conflicts_with_all = ["kernels", "no_e2e"])]
+    cluster: bool,
+    /// With --cluster: leave the node running, whatever came out (`cargo xtask cluster down` ends it).
+    #[arg(long, requires = "cluster")]
+    keep: bool,
 }
 
 /// One stage's end.
@@ -134,6 +140,9 @@ fn checked(words: &[&str]) -> Result<()> {
 /// # Errors
 /// When any stage failed; all of them are in the summary that was printed by then.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    if args.cluster {
+        return on_cluster(args);
+    }
     let mut report = Report::default();
     let mut peers_found = Vec::new();
     let e2e = !args.no_e2e;
@@ -147,8 +156,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     }
     if args.filter.is_none() {
         report.stage("format", |_| checked(&["fmt", "--all", "--check"]));
-        let lint =
-            ["clippy", "--workspace", "--all-targets", "--features", "e2e/live", "--quiet", "--", "-D", "warnings"];
+        let lint = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--features",
+            "e2e/live,e2e/cluster",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ];
         report.stage("lint", |_| checked(&lint));
     }
     report.stage("unit and integration tests", |report| {
@@ -170,15 +188,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         ready &= report.stage("workloads", |_| workloads::build());
         if ready {
             report.stage("end-to-end tests", |report| {
-                let mut command = cargo(&["test", "--package", "e2e", "--features", "live", "--no-fail-fast"]);
-                command.arg("--test").arg("*").args(&args.filter).args(["--", "--test-threads=1", "--nocapture"]);
-                command.env("E2E_PROFILER", target().join("release/profiler"));
-                command.env("E2E_WORKLOADS", workloads::folder()).env("E2E_SCRATCH", target().join("e2e"));
                 if args.no_peers {
                     peers_found = peers::present()?;
                 }
-                // Errors say what was expected; a backtrace of a test says no more.
-                command.env("RUST_LIB_BACKTRACE", "0").envs(peers_found.iter().cloned());
+                let mut command = end_to_end("live", args, &peers_found);
                 report
                     .cargo_test("e2e.log", &mut command)
                     .or_else(|e| if args.filter.is_some() && e.to_string() == "no test ran" { Ok(()) } else { Err(e) })
@@ -186,6 +199,47 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         } else {
             say("end-to-end tests: left out, since what they need is not there");
         }
+    }
+    summary(&report)
+}
+
+/// The tests of a feature of `e2e`, with what tells them where everything is.
+fn end_to_end(feature: &str, args: &TestArgs, peers: &[(String, PathBuf)]) -> Command {
+    let mut command = cargo(&["test", "--package", "e2e", "--features", feature, "--no-fail-fast"]);
+    command.arg("--test").arg("*").args(&args.filter).args(["--", "--test-threads=1", "--nocapture"]);
+    command.env("E2E_PROFILER", target().join("release/profiler"));
+    command.env("E2E_WORKLOADS", workloads::folder()).env("E2E_SCRATCH", target().join("e2e"));
+    // Errors say what was expected; a backtrace of a test says no more.
+    command.env("RUST_LIB_BACKTRACE", "0").envs(peers.iter().cloned());
+    command
+}
+
+/// The tests on a cluster. The node is started from nothing, and taken away again.
+fn on_cluster(args: &TestArgs) -> Result<()> {
+    let mut report = Report::default();
+    let mut peers_found = Vec::new();
+    let mut ready = true;
+    if args.no_peers {
+        peers_found = peers::present()?;
+    } else {
+        ready &= report.stage("packages", |_| packages::ensure(packages::FOR_TESTS, &logs()));
+        ready &= report.stage("peers", |_| {
+            peers_found = peers::ensure()?;
+            cluster::prepare()
+        });
+    }
+    ready &= report.stage("release build", |_| checked(&["build", "--release", "--package", "profiler"]));
+    ready &= report.stage("workloads", |_| workloads::build());
+    if ready && report.stage("node", |_| cluster::up()) {
+        report.stage("tests on the cluster", |report| {
+            let mut command = end_to_end("cluster", args, &peers_found);
+            report.cargo_test("cluster.log", command.env("E2E_CLUSTER", cluster::folder()))
+        });
+    }
+    if args.keep {
+        say(&format!("the node stays: export KUBECONFIG={}", cluster::kubeconfig().display()));
+    } else {
+        report.stage("node away", |_| cluster::down());
     }
     summary(&report)
 }

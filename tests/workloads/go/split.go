@@ -1,7 +1,7 @@
-// split_go TRUTH_FILE PERCENT_ALPHA SECONDS [SEED]
+// split_go TRUTH_FILE PERCENT_ALPHA SECONDS [SEED [LONGER]]
 //
 // Two functions share one locked thread's CPU time in random slices; how much each had is measured by the thread's
-// own clock.
+// own clock. LONGER makes the slices so many times longer: a slow sampler then needs fewer samples for the same truth.
 package main
 
 import (
@@ -63,7 +63,11 @@ func main() {
 	if len(os.Args) > 4 {
 		seed = number(os.Args[4])
 	}
-	truth, err := os.Create(os.Args[1])
+	longer := uint64(1)
+	if len(os.Args) > 5 {
+		longer = uint64(number(os.Args[5]))
+	}
+	truth, err := os.OpenFile(os.Args[1], os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC, 0o644)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -82,7 +86,7 @@ func main() {
 			write()
 			next = time.Now().Add(50 * time.Millisecond)
 		}
-		rounds := 100000 + uint64(random.Int63n(1500000))
+		rounds := longer * (100000 + uint64(random.Int63n(1500000)))
 		first := random.Int63n(100) < percent
 		before := threadCPU()
 		if first {
