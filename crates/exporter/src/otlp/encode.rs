@@ -17,6 +17,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use super::clock::Starts;
 use super::dictionary::{AttributeValue, Dictionary};
 use super::groups::{Group, Groups, count, groups, halve};
+use super::resource::SAMPLE_ATTRIBUTES;
 use super::settings::ResourceSettings;
 use crate::pprof::{self, PprofOptions};
 
@@ -240,7 +241,7 @@ fn one_profile<'a>(
 
 /// What tells samples of one stack apart, where asked for.
 fn sample_attributes(dictionary: &mut Dictionary<'_>, owner: &Owner, settings: &ResourceSettings) -> Vec<i32> {
-    let mut out = Vec::with_capacity(3);
+    let mut out = Vec::with_capacity(SAMPLE_ATTRIBUTES);
     if !owner.comm.is_empty() {
         out.push(dictionary.attribute("thread.name", AttributeValue::Text(owner.comm.to_string())));
     }

@@ -19,6 +19,9 @@ pub(crate) const KERNEL: &str = "[kernel]";
 /// `service.name` of what has no executable either.
 const UNKNOWN: &str = "unknown_service";
 
+/// Attributes that a sample carries at most.
+pub(super) const SAMPLE_ATTRIBUTES: usize = 3;
+
 /// Keys and values of an identity.
 type Texts<'a> = &'a [(Arc<str>, Arc<str>)];
 
@@ -87,7 +90,9 @@ impl<'a> ResourceKey<'a> {
         ] {
             out.text(Weight::of(key), key, value);
         }
-        let (attributes, left_out) = out.finish(settings.max_attributes);
+        // Backends that make labels of both count them together.
+        let of_samples = if settings.per_sample_attributes { SAMPLE_ATTRIBUTES } else { 0 };
+        let (attributes, left_out) = out.finish(settings.max_attributes.saturating_sub(of_samples));
         (Resource { attributes, ..Resource::default() }, left_out)
     }
 

@@ -26,7 +26,7 @@ pub struct ResourceSettings {
     pub original_payload: bool,
     /// Whether samples carry `thread.name`, `thread.id` and `process.pid`. Pyroscope makes series of them.
     pub per_sample_attributes: bool,
-    /// Attributes of one resource at most; which give way is in `docs/attributes.md`.
+    /// Attributes of one resource at most, those of its samples included; which give way is in `docs/attributes.md`.
     pub max_attributes: usize,
     /// Whether keys are sent as they are. If not, what is no letter, digit, dot or underscore in a key becomes an
     /// underscore, since backends that make labels of attributes refuse the rest (Pyroscope: the whole request).
