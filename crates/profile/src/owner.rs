@@ -28,7 +28,7 @@ pub struct Owner {
     pub executable_path: Arc<str>,
     /// The object that is the executable, for pprof's `mapping[0]`.
     pub executable: Option<crate::ObjectId>,
-    /// The cgroup (v2) that the task was in.
+    /// The cgroup that the task was in: a number that tells cgroups apart on this host, until the next boot.
     pub cgroup_id: u64,
     /// Where it runs, as its cgroup told while it lived; none where that was not learned.
     pub place: Option<Arc<Place>>,
