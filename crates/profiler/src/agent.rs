@@ -12,7 +12,7 @@ use exporter::health::Health;
 use exporter::metrics::{Aggregated, BuildInfo, Metrics, Push, Sources};
 use exporter::store::{Store, StoreSettings};
 use exporter::web::{self, AllowedFrom, WebSettings};
-use identity::Identities;
+use identity::{Identities, IdentitySettings};
 use nix::sys::signal::Signal;
 use profile::{Ledger, Profile};
 use tokio::runtime::Runtime;
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::cli::AgentArgs;
 use crate::config::settings::{Otlp, ProfilesFrom, Settings};
 use crate::config::{self, Environment};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::pipeline::{Pipeline, Rooms, log_ledger};
 use crate::totals::Totals;
 use crate::{listen, logging, receivers, signals, target};
@@ -108,7 +108,8 @@ impl Running {
             .enable_all()
             .build()
             .context("cannot start the threads for network traffic")?;
-        let host = Host::describe();
+        let root = host::root(&settings.identity.host_root);
+        let host = Host::describe(&root);
         let ledger = Arc::new(Ledger::default());
         let store = Arc::new(Store::new(StoreSettings {
             max_age: settings.web.keep,
@@ -130,7 +131,8 @@ impl Running {
             totals: totals.clone(),
             ledger: Arc::clone(&ledger),
         };
-        let identities = Identities::start(settings.identity.clone(), runtime.handle())?;
+        let identity = IdentitySettings { host_root: root, ..settings.identity.clone() };
+        let identities = Identities::start(identity, runtime.handle())?;
         let pipeline = Pipeline::start(settings, identities, ledger, move |profile| sinks.take(profile))?;
         let rooms = pipeline.rooms();
         let metrics = Arc::new(Metrics::new(Sources {

@@ -164,9 +164,12 @@ pub(crate) struct CheckArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// The address that must be free
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:2112")]
-    pub(crate) listen: String,
+    /// A configuration file [env: OTEL_CONFIG_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The address that must be free [default: as configured, 0.0.0.0:2112]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
 }
 
 /// Flags of `config`.
@@ -224,6 +227,15 @@ impl AgentArgs {
         out.text("web.listen", &self.listen);
         out.text("web.profiles_from", &self.profiles_from);
         out.flag("print", self.print, "true");
+        out.0
+    }
+}
+
+impl CheckArgs {
+    /// The settings that the flags give.
+    pub(crate) fn overrides(&self) -> Vec<Override> {
+        let mut out = Overrides::default();
+        out.text("web.listen", &self.listen);
         out.0
     }
 }

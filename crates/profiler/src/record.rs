@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use exporter::pprof::{self, PprofOptions};
 use exporter::{flamegraph, folded, table};
-use identity::Identities;
+use identity::{Identities, IdentitySettings};
 use nix::sys::signal::Signal;
 use profile::{Ledger, Profile};
 use tokio::runtime::Runtime;
@@ -21,7 +21,7 @@ use crate::config::{self, ConfigError, Environment, Override};
 use crate::output::{Format, Output};
 use crate::pipeline::{Pipeline, log_ledger};
 use crate::progress::Progress;
-use crate::{logging, signals, target};
+use crate::{host, logging, signals, target};
 
 /// How long without a command and without `--duration`.
 const USUAL_DURATION: Duration = Duration::from_secs(10);
@@ -165,7 +165,8 @@ fn names(settings: &Settings) -> anyhow::Result<(Arc<Identities>, Runtime)> {
         .enable_all()
         .build()
         .context("cannot start the thread for network traffic")?;
-    let identities = Identities::start(settings.identity.clone(), runtime.handle())?;
+    let host_root = host::root(&settings.identity.host_root);
+    let identities = Identities::start(IdentitySettings { host_root, ..settings.identity.clone() }, runtime.handle())?;
     Ok((identities, runtime))
 }
 

@@ -1,4 +1,4 @@
-//! What the host gives: /proc, cgroups, the port, and walls around the worker process.
+//! What the host gives: /proc, files, cgroups, the port, and walls around the worker process.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use objects::{Objects, ObjectsConfig};
 
-use super::Item;
+use super::{Item, cgroups};
 use crate::listen;
 
 /// Looks at all of it.
-pub(super) fn look(address: SocketAddr) -> Vec<Item> {
-    vec![proc(), cgroup(), port(address), worker()]
+pub(super) fn look(address: SocketAddr, host_root: &Path) -> Vec<Item> {
+    vec![proc(), root(host_root), cgroups::look(), port(address), worker()]
 }
 
 fn proc() -> Item {
@@ -42,14 +42,19 @@ fn proc() -> Item {
     }
 }
 
-fn cgroup() -> Item {
-    const NAME: &str = "cgroups";
-    for (path, seen) in [("/sys/fs/cgroup", "version 2"), ("/sys/fs/cgroup/unified", "version 2 beside version 1")] {
-        if Path::new(path).join("cgroup.controllers").exists() {
-            return Item::ok(NAME, format!("{seen}, at {path}"));
-        }
+/// Whether the files of processes and of the host are in reach.
+fn root(host_root: &Path) -> Item {
+    const NAME: &str = "the host's files";
+    let shown = host_root.display();
+    match host_root.join("etc").read_dir() {
+        Ok(_) => Item::ok(NAME, format!("in reach, at {shown}")),
+        Err(error) => Item::limited(
+            NAME,
+            format!("{shown}: {error}"),
+            "grant CAP_SYS_PTRACE (and in a container AppArmor's `Unconfined`): without it the names of containers that no kubelet knows, and the \
+             host's name, stay unknown",
+        ),
     }
-    Item::limited(NAME, "no version 2 hierarchy", "mount cgroup2 at /sys/fs/cgroup: without it containers have no ids")
 }
 
 fn port(address: SocketAddr) -> Item {

@@ -2,6 +2,7 @@
 //!
 //! **In**: /proc, /sys, and tries. **Out**: a list for people or as JSON; exit code 1 where sampling would not work.
 
+mod cgroups;
 mod host;
 mod kernel;
 mod privileges;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
-use crate::config;
+use crate::config::{self, Environment};
 
 /// How one thing stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,12 +67,13 @@ struct Report {
 /// Runs the command.
 ///
 /// # Errors
-/// The address is none.
+/// The configuration is wrong.
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let address = config::listen("--listen", &args.listen)?;
+    let loaded = config::load(args.config.as_deref(), &Environment::of_this_process(), &args.overrides())?;
+    let settings = loaded.settings;
     let mut items = kernel::look();
     items.extend(privileges::look());
-    items.extend(host::look(address));
+    items.extend(host::look(settings.web.listen, &crate::host::root(&settings.identity.host_root)));
     let report = Report { works: items.iter().all(|i| i.state != State::Fails), items };
     if args.json {
         crate::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;

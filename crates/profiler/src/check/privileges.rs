@@ -23,7 +23,7 @@ const NEEDS: &[Need] = &[
         capability: Capability::CAP_SYS_PTRACE,
         instead: None,
         lacking: State::Fails,
-        what: "reading the mappings and files of other users' processes",
+        what: "reading the mappings, files and environments of other users' processes",
     },
     Need {
         capability: Capability::CAP_CHECKPOINT_RESTORE,
@@ -35,7 +35,7 @@ const NEEDS: &[Need] = &[
         capability: Capability::CAP_DAC_READ_SEARCH,
         instead: Some(Capability::CAP_DAC_OVERRIDE),
         lacking: State::Limited,
-        what: "reading programs whose files only their owner may read",
+        what: "reading programs whose files only their owner may read; finding cgroups by their number",
     },
     Need {
         capability: Capability::CAP_SYSLOG,

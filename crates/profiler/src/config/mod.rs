@@ -17,7 +17,6 @@ mod substitute;
 mod value;
 mod yaml;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -113,15 +112,6 @@ pub(crate) fn duration(text: &str) -> Result<Duration, ConfigError> {
         Ok(d) if d < MIN_DURATION || d > MAX_DURATION => Err(bad("is out of range: 100ms to 24h".to_owned())),
         other => other.map_err(bad),
     }
-}
-
-/// An address given by a flag.
-///
-/// # Errors
-/// It is none.
-pub(crate) fn listen(flag: &str, text: &str) -> Result<SocketAddr, ConfigError> {
-    let bad = |problem| ConfigError::Value { origin: flag.to_owned(), value: text.to_owned(), problem };
-    value::listen(text).map_err(bad)
 }
 
 /// `profiler config`: checks the sources and shows the settings.
