@@ -1,8 +1,10 @@
 //! `cargo xtask kernels`: the embedded eBPF object on kernels other than this machine's, in virtual machines.
 //!
 //! **In**: kernels of Debian's suites, fetched by apt into the user's cache without touching this machine's packages; the crate
-//! `vm-init`, built statically. **Out**: what each machine said; an error where one did not end with `RESULT ok`.
+//! `vm-init`, built statically. **Out**: what each machine said; with `--write`, `docs/kernels.md`; an error where one did not end with `RESULT ok`.
 //! **Limits**: each machine has [`BOOT_LIMIT`] (emulated: no virtualisation by hardware is needed) and no network and no disk.
+
+mod table;
 
 use std::{
     fs::{self, File},
@@ -27,6 +29,7 @@ const SUITES: [(&str, &str); 4] = [("bullseye", "5.10"), ("bookworm", "6.1"), ("
 /// Debian's name of the architecture that the program is built for.
 const ARCHITECTURE: &str = "amd64";
 const RUST_TARGET: &str = "x86_64-unknown-linux-gnu";
+const TABLE: &str = "docs/kernels.md";
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const NEEDS: &[Need] = &[
     Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
@@ -40,6 +43,9 @@ const NEEDS: &[Need] = &[
 pub(crate) struct KernelsArgs {
     /// Only kernels of these Debian suites
     suites: Vec<String>,
+    /// Write docs/kernels.md, if all kernels are tried and none fails
+    #[arg(long, conflicts_with = "suites")]
+    write: bool,
     /// Fetch the kernels anew, as the suites have them now
     #[arg(long)]
     refresh: bool,
@@ -57,7 +63,7 @@ pub(crate) fn run(args: &KernelsArgs) -> Result<()> {
     packages::ensure(NEEDS, &logs)?;
     let initrd = initrd(&logs)?;
     let folder = peers::cache()?.join("kernels-debian");
-    let mut failed = Vec::new();
+    let (mut failed, mut all) = (Vec::new(), Vec::new());
     for (suite, kernel) in SUITES {
         if !args.suites.is_empty() && args.suites.iter().all(|wanted| wanted != suite) {
             continue;
@@ -65,12 +71,21 @@ pub(crate) fn run(args: &KernelsArgs) -> Result<()> {
         say(&format!("== {suite} ({kernel})"));
         let tried = kernel_of(suite, &folder, args.refresh, &logs)
             .and_then(|image| boot(&image, &initrd, &logs.join(format!("kernel-{suite}.log"))));
-        if let Err(error) = tried {
-            say(&format!("FAILED {suite}: {error:#}"));
-            failed.push(suite);
+        match tried {
+            Ok(said) => all.push((suite, said)),
+            Err(error) => {
+                say(&format!("FAILED {suite}: {error:#}"));
+                failed.push(suite);
+            }
         }
     }
-    if failed.is_empty() { Ok(()) } else { bail!("kernels of {} failed", failed.join(", ")) }
+    if !failed.is_empty() {
+        bail!("kernels of {} failed", failed.join(", "));
+    }
+    if args.write {
+        fs::write(repository().join(TABLE), table::table(&all)?)?;
+    }
+    Ok(())
 }
 
 /// A file system in memory whose only program is `vm-init`.
@@ -254,8 +269,8 @@ fn mirror_in(text: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Boots a kernel, shows what its first process says, and waits for the machine to switch itself off.
-fn boot(image: &Path, initrd: &Path, log: &Path) -> Result<()> {
+/// Boots a kernel, shows what its first process says, and waits for the machine to switch itself off. Returns what was said.
+fn boot(image: &Path, initrd: &Path, log: &Path) -> Result<Vec<String>> {
     let mut machine = Command::new("qemu-system-x86_64");
     machine
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
@@ -290,7 +305,7 @@ fn boot(image: &Path, initrd: &Path, log: &Path) -> Result<()> {
         bail!("the machine did not end within {} s; its console is in {}", BOOT_LIMIT.as_secs(), log.display());
     }
     match said.last().map(String::as_str) {
-        Some("RESULT ok") => Ok(()),
+        Some("RESULT ok") => Ok(said),
         Some(last) => bail!("{last}; its console is in {}", log.display()),
         None => bail!("the machine said nothing; its console is in {}", log.display()),
     }
