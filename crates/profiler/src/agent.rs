@@ -28,6 +28,8 @@ use crate::{listen, logging, receivers, signals, target};
 
 /// How long requests under way may take when the agent stops.
 const WEB_GRACE: Duration = Duration::from_secs(2);
+/// How often it is looked whether everything still runs.
+const STEP: Duration = Duration::from_secs(1);
 /// Rows of the table at the end.
 const TABLE_ROWS: usize = 50;
 
@@ -81,6 +83,7 @@ fn page(address: SocketAddr) -> String {
 }
 
 /// Why the agent ends.
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     Signal,
     /// A thread has ended that must not: better no agent than one that samples nothing and looks well.
@@ -176,26 +179,19 @@ impl Running {
     /// Waits for a signal, or for a thread to fail. That the processes asked for are gone is told once: their profile can still be looked at.
     fn until_stopped(&self, signals: &Receiver<Signal>, settings: &Settings) -> End {
         let mut told = settings.sampling.pids.is_empty();
-        loop {
-            match signals.recv_timeout(Duration::from_secs(1)) {
-                Ok(signal) => {
-                    tracing::info!(signal = signal.as_str(), "stopping; a second signal stops at once");
-                    return End::Signal;
+        // The naming thread also ends when the sampler's threads do.
+        watch(
+            signals,
+            STEP,
+            || self.rooms.progress().running(),
+            || {
+                logging::tell_repeats(false);
+                if !told && self.pipeline.target_exited() {
+                    told = true;
+                    tracing::warn!("every process that was asked for has ended; the page still shows what was seen");
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return End::Signal,
-            }
-            logging::tell_repeats(false);
-            // The naming thread also ends when the sampler's threads do.
-            if !self.rooms.progress().running() {
-                tracing::error!("windows are not named any more: stopping");
-                return End::Broken;
-            }
-            if !told && self.pipeline.target_exited() {
-                told = true;
-                tracing::warn!("every process that was asked for has ended; the page still shows what was seen");
-            }
-        }
+            },
+        )
     }
 
     /// Flushes everything in the order of the way, and tells what became of every sample.
@@ -220,6 +216,25 @@ impl Running {
             }
         }
         self.runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+/// Waits for the end; `each` runs at every step.
+fn watch(signals: &Receiver<Signal>, step: Duration, running: impl Fn() -> bool, mut each: impl FnMut()) -> End {
+    loop {
+        match signals.recv_timeout(step) {
+            Ok(signal) => {
+                tracing::info!(signal = signal.as_str(), "stopping; a second signal stops at once");
+                return End::Signal;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return End::Signal,
+        }
+        if !running() {
+            tracing::error!("windows are not named any more: stopping");
+            return End::Broken;
+        }
+        each();
     }
 }
 
@@ -274,5 +289,35 @@ impl Health for Condition {
             return Err(format!("no window was named for {} s", idle.as_secs()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_dies_ends_the_agent_and_a_signal_does() {
+        let step = Duration::from_millis(1);
+        let (notify, signals) = channel();
+        let mut steps = 0;
+        assert_eq!(watch(&signals, step, || false, || steps += 1), End::Broken);
+        assert_eq!(steps, 0, "nothing else is done once it is broken");
+        notify.send(Signal::SIGTERM).unwrap();
+        assert_eq!(watch(&signals, step, || true, || ()), End::Signal);
+        let (late, signals) = channel();
+        let mut steps = 0;
+        let end = watch(
+            &signals,
+            step,
+            || true,
+            || {
+                steps += 1;
+                if steps == 3 {
+                    late.send(Signal::SIGINT).unwrap();
+                }
+            },
+        );
+        assert_eq!((end, steps), (End::Signal, 3));
     }
 }

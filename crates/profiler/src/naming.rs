@@ -162,3 +162,21 @@ fn kernel_symbols() -> KernelSymbols {
     }
     symbols
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_seen_as_ended() {
+        let progress = Progress { started: Instant::now(), last_ms: AtomicU64::new(0), running: AtomicBool::new(true) };
+        let progress = Arc::new(progress);
+        let seen = Arc::clone(&progress);
+        assert!(progress.running());
+        let thread = std::thread::spawn(move || {
+            let _end = OnDrop(seen);
+            std::panic::resume_unwind(Box::new("a sink that fails"));
+        });
+        assert!(thread.join().is_err() && !progress.running());
+    }
+}
