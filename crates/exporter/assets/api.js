@@ -15,14 +15,12 @@ export function windows(signal) {
   return get("/api/windows", {}, signal);
 }
 
-/** The tree of a range. */
-export function flame(range, group, pid, signal) {
-  return get("/api/flame", { ...range, group, pid }, signal);
+/** The tree of a range; `filter` holds `pid`, `namespace`, `pod`, `container` and `service`, as far as they are chosen. */
+export function flame(range, group, filter, signal) {
+  return get("/api/flame", { ...range, group, ...filter }, signal);
 }
 
 /** Where the range that is shown can be had as a file. */
-export function file(name, shown, pid) {
-  const query = new URLSearchParams({ from: shown.from_ns, to: shown.to_ns });
-  if (pid) query.set("pid", pid);
-  return `/api/${name}?${query}`;
+export function file(name, shown, filter) {
+  return `/api/${name}?${new URLSearchParams({ from: shown.from_ns, to: shown.to_ns, ...filter })}`;
 }

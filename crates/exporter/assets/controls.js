@@ -3,13 +3,23 @@
 import { percent, printable } from "/assets/format.js";
 
 const CHOICES = {
-  group: ["program", "process", "thread", "none"],
+  group: ["program", "process", "thread", "container", "pod", "service", "none"],
   color: ["kind", "binary"],
   view: ["flame", "top"],
   root: ["top", "bottom"],
 };
 
 export const LAST = [60, 300, 900];
+
+/** What says where something runs; an empty text is everywhere. */
+const PLACE = ["namespace", "pod", "container", "service"];
+
+const MAX_OPTIONS = 100; // of each kind
+
+/** What the state asks for, without what is empty. */
+export function filterOf(state) {
+  return Object.fromEntries(["pid", ...PLACE].map((name) => [name, state[name]]).filter(([, value]) => value !== ""));
+}
 
 /** What the address says; nonsense in it is left out. */
 export function fromAddress() {
@@ -20,6 +30,7 @@ export function fromAddress() {
   }
   if (LAST.includes(Number(given.get("last")))) state.last = Number(given.get("last"));
   if (/^\d{1,10}$/.test(given.get("pid") ?? "")) state.pid = given.get("pid");
+  for (const name of PLACE) state[name] = (given.get(name) ?? "").slice(0, 300);
   const number = /^\d{1,20}$/;
   if (number.test(given.get("from") ?? "") && number.test(given.get("to") ?? "")) {
     state.from = given.get("from");
@@ -38,7 +49,7 @@ export function toAddress(state) {
   for (const [name, values] of Object.entries(CHOICES)) {
     if (state[name] !== values[0]) query.set(name, state[name]);
   }
-  if (state.pid) query.set("pid", state.pid);
+  for (const [name, value] of Object.entries(filterOf(state))) query.set(name, value);
   if (state.q) query.set("q", state.q);
   history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
 }
@@ -65,6 +76,7 @@ export function connect(state, changed) {
   byId("group").addEventListener("change", (e) => set({ group: e.target.value }, "group"));
   byId("color").addEventListener("change", (e) => set({ color: e.target.value }, "view"));
   byId("process").addEventListener("change", (e) => set({ pid: e.target.value }, "process"));
+  byId("place").addEventListener("change", (e) => set(place(e.target.value), "process"));
   for (const button of document.querySelectorAll("[data-root]")) {
     button.addEventListener("click", () => set({ root: button.dataset.root }, "view"));
   }
@@ -127,6 +139,55 @@ export function listProcesses(select, flame, pid) {
   if (document.activeElement !== select) {
     select.replaceChildren(...options);
     select.value = pid;
+  }
+}
+
+/** A place from its query, with all its parts. */
+function place(query) {
+  const given = new URLSearchParams(query);
+  return Object.fromEntries(PLACE.map((name) => [name, given.get(name) ?? ""]));
+}
+
+/** The query of a place. */
+function placeQuery(parts) {
+  return String(new URLSearchParams(PLACE.map((name) => [name, parts[name] ?? ""]).filter(([, value]) => value !== "")));
+}
+
+/** Fills the list of namespaces, pods, containers and services; hidden where there are none. */
+export function listPlaces(select, flame, state) {
+  const { places, strings, range_samples: all } = flame.tree;
+  const kinds = [["Namespaces", ["namespace"]], ["Pods", ["namespace", "pod"]], ["Containers", ["namespace", "pod", "container"]], ["Services", ["service"]]];
+  const now = placeQuery(state);
+  const known = new Set([""]);
+  const groups = [new Option("Everywhere", "")];
+  for (const [title, names] of kinds) {
+    const sums = new Map();
+    places.samples.forEach((samples, i) => {
+      const parts = Object.fromEntries(names.map((name) => [name, strings[places[name][i]]]));
+      if (parts[names.at(-1)] === "") return;
+      const query = placeQuery(parts);
+      const text = names.map((name) => parts[name]).filter(Boolean).join("/");
+      sums.set(query, { text, samples: (sums.get(query)?.samples ?? 0) + samples });
+    });
+    if (sums.size === 0) continue;
+    const group = Object.assign(document.createElement("optgroup"), { label: title });
+    for (const [query, { text, samples }] of [...sums].sort((a, b) => b[1].samples - a[1].samples).slice(0, MAX_OPTIONS)) {
+      group.append(new Option(`${printable(text).slice(0, 80)}  ${percent(samples / all)}`, query));
+      known.add(query);
+    }
+    groups.push(group);
+  }
+  if (!known.has(now)) groups.push(new Option(PLACE.map((name) => state[name]).filter(Boolean).map(printable).join("/").slice(0, 80), now));
+  byId("place-field").hidden = groups.length === 1;
+  const pods = places.pod.some((i) => i !== 0);
+  const containers = places.container.some((i) => i !== 0);
+  for (const option of byId("group").options) {
+    const there = { container: containers, pod: pods, service: places.samples.length > 0 }[option.value] ?? true;
+    option.hidden = !there && state.group !== option.value;
+  }
+  if (document.activeElement !== select) {
+    select.replaceChildren(...groups);
+    select.value = now;
   }
 }
 

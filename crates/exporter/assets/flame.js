@@ -10,7 +10,7 @@ const MIN_BORDER = 3; // pixels; a narrower box has no gap to its neighbour
 const MAX_BOXES = 15000;
 const SHADES = 6;
 const BINARY_COLORS = 12;
-const KIND_CLASS = ["k-root", "k-process", "k-thread", "k-user", "k-unnamed", "k-kernel", "k-cut", "k-pruned"];
+const KIND_CLASS = ["k-root", "k-process", "k-thread", "k-user", "k-unnamed", "k-kernel", "k-cut", "k-pruned", "k-process", "k-process", "k-process"];
 
 export class FlameView {
   /** `onZoom` hears the node that someone wants to zoom to. */

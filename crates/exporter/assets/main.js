@@ -1,7 +1,7 @@
 // Asks for windows, shows the tree of the chosen range, and keeps both fresh.
 
 import * as api from "/assets/api.js";
-import { byId, connect, fromAddress, listProcesses, show } from "/assets/controls.js";
+import { byId, connect, filterOf, fromAddress, listPlaces, listProcesses, show } from "/assets/controls.js";
 import { base, clock, count, milliseconds, percent, seconds } from "/assets/format.js";
 import { FlameView, binaryClass } from "/assets/flame.js";
 import { TopTable } from "/assets/table.js";
@@ -58,11 +58,12 @@ async function load() {
   request?.abort();
   request = new AbortController();
   const range = state.from ? { from: state.from, to: state.to } : { seconds: state.last };
-  flame = await api.flame(range, state.group, state.pid, request.signal);
+  flame = await api.flame(range, state.group, filterOf(state), request.signal);
   tree = new Tree(flame);
   view.load(tree);
   table.load(flame);
   listProcesses(byId("process"), flame, state.pid);
+  listPlaces(byId("place"), flame, state);
   draw();
 }
 
@@ -124,12 +125,12 @@ function draw() {
   crumbs(view.zoom);
   summary();
   show(state);
-  const pid = state.pid;
+  const filter = filterOf(state);
   for (const [id, name] of [["download-pprof", "profile.pb.gz"], ["download-folded", "profile.folded"]]) {
-    if (flame.windows > 0) byId(id).href = api.file(name, flame, pid);
+    if (flame.windows > 0) byId(id).href = api.file(name, flame, filter);
     else byId(id).removeAttribute("href");
   }
-  byId("command").textContent = `go tool pprof ${location.origin}/debug/pprof/profile?seconds=30`;
+  byId("command").textContent = `go tool pprof '${location.origin}/debug/pprof/profile?${new URLSearchParams({ seconds: 30, ...filter })}'`;
 }
 
 /** Where there is nothing to draw: says why, and what to do. */
@@ -143,7 +144,7 @@ function explainNothing() {
       : flame.windows === 0
         ? ["That time is no longer kept", "Only the last minutes are kept here. Choose a bar above, or go back to live.", ["Go live", { from: null, to: null }, "range"]]
         : flame.tree.range_samples > 0
-          ? ["This process took no samples here", "It did not run in this range of time, or it has ended.", ["Show all processes", { pid: "" }, "process"]]
+          ? ["What you chose took no samples here", "It did not run in this range of time, or it has ended.", ["Show everything", { pid: "", namespace: "", pod: "", container: "", service: "" }, "process"]]
           : ["No samples in this range", "Nothing that is profiled ran on any CPU: the machine was idle, or only the filtered rest was busy.", null];
     box.classList.toggle("waiting", none);
     box.querySelector("h2").textContent = title;

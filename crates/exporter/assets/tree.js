@@ -2,9 +2,12 @@
 
 import { printable } from "/assets/format.js";
 
-export const KIND = { ROOT: 0, PROCESS: 1, THREAD: 2, USER: 3, UNNAMED: 4, KERNEL: 5, CUT: 6, PRUNED: 7 };
+export const KIND = { ROOT: 0, PROCESS: 1, THREAD: 2, USER: 3, UNNAMED: 4, KERNEL: 5, CUT: 6, PRUNED: 7, CONTAINER: 8, POD: 9, SERVICE: 10 };
 
-export const KIND_TEXT = ["everything", "process", "thread", "user code", "user code without a name", "kernel", "cut stack", "too small to show"];
+export const KIND_TEXT = [
+  "everything", "process", "thread", "user code", "user code without a name", "kernel", "cut stack", "too small to show",
+  "container", "pod", "service",
+];
 
 export class Tree {
   /** `flame` is the answer of /api/flame. Nodes are numbered in preorder; 0 is the root. */
@@ -87,7 +90,7 @@ export class Tree {
     let covered = 0;
     for (let i = 1; i < this.size; i++) {
       if (this.kind[i] === KIND.PRUNED) continue;
-      const code = this.kind[i] >= KIND.USER;
+      const code = this.kind[i] >= KIND.USER && this.kind[i] <= KIND.CUT;
       if (!hit[this.nameIndex[i]] && !(code && hit[this.binaryIndex[i]])) continue;
       flags[i] = 1;
       if (i >= covered) {

@@ -55,10 +55,20 @@ fn system_call(inner: &[&'static str]) -> Vec<Frame<'static>> {
 fn busy(window: u64, epoch_s: u64) -> Arc<Profile> {
     let mut dice = Dice(window * 7 + 1);
     let mut maker = Maker::new(epoch_s, window * 5, 5);
+    maker.within(["data", "postgres-0", "postgres", "postgres"]);
     postgres(&mut maker, &mut dice);
+    maker.within(["shop", "order-service-6d4f8b7c9-x2x7p", "order-service", "orders"]);
     java_like(&mut maker, &mut dice);
+    maker.within(["shop", "order-service-6d4f8b7c9-x2x7p", "mesh-proxy", "mesh"]);
+    proxy(&mut maker, &mut dice);
+    maker.outside();
     small_ones(&mut maker, &mut dice);
+    let evil = "</option><script>alert(4)</script>";
+    maker.within([evil, "\u{202e}dop\n", "\"><img src=x onerror=alert(5)>", "&amp;a=b&c=d"]);
     hostile(&mut maker, &mut dice);
+    maker.within(["", "", "registry", "registry"]);
+    let registry = [("main", "/usr/bin/registry", Native), ("serve", "/usr/bin/registry", Native)];
+    maker.add(("registry", 9100), "registry", &registry, 3 + dice.roll(20));
     maker.build()
 }
 
@@ -155,6 +165,16 @@ fn java_like(maker: &mut Maker, dice: &mut Dice) {
         ];
         stack.extend(system_call(&send));
         maker.add(("order-service", 911), thread, &stack, 5 + dice.roll(30));
+    }
+}
+
+fn proxy(maker: &mut Maker, dice: &mut Dice) {
+    const PROXY: &str = "/usr/local/bin/envoy";
+    let mut stack: Vec<Frame<'_>> =
+        ["_start", "main", "Envoy::Server::InstanceImpl::run"].map(|n| (n, PROXY, Native)).into();
+    for name in ["event_base_loop", "Envoy::Network::ConnectionImpl::onReadReady", "SSL_read", "aes_gcm_dec_update"] {
+        stack.push((name, PROXY, Native));
+        maker.add(("envoy", 950), "wrk:worker_0", &stack, 3 + dice.roll(25));
     }
 }
 

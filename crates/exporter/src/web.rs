@@ -12,6 +12,7 @@
 mod access;
 mod api;
 mod assets;
+mod filter;
 mod pprof;
 mod query;
 mod select;

@@ -276,6 +276,56 @@ async fn the_tree_and_the_files_of_a_range_agree() {
 }
 
 #[tokio::test]
+async fn containers_can_be_asked_for() {
+    let server = Server::local();
+    let now = now_s();
+    let main = [("main", "/usr/bin/app", Native)];
+    let window = |from| {
+        Maker::new(now - 5, from, 5)
+            .within(["shop", "cart-0", "web", "cart"])
+            .add(("app", 10), "app", &main, 60)
+            .within(["shop", "cart-0", "side car&<b>", "mesh"])
+            .add(("proxy", 11), "proxy", &main, 30)
+            .outside()
+            .add(("sshd", 12), "sshd", &main, 10)
+            .build()
+    };
+    server.store.publish(window(0));
+    for (query, samples) in [
+        ("", 100),
+        ("namespace=shop", 90),
+        ("namespace=shop&pod=cart-0&container=web", 60),
+        ("service=mesh", 30),
+        ("container=side%20car%26%3Cb%3E", 30),
+        ("service=mesh&pid=10", 0),
+        ("pod=", 100),
+    ] {
+        let flame = server.json(&format!("/api/flame?group=pod&{query}")).await;
+        assert_eq!(
+            (&flame["tree"]["samples"], &flame["tree"]["range_samples"]),
+            (&samples.into(), &100.into()),
+            "{query}"
+        );
+        assert_eq!(flame["tree"]["places"]["samples"], serde_json::json!([60, 30]));
+        let bytes =
+            reqwest::get(server.url(&format!("/api/profile.pb.gz?{query}"))).await.unwrap().bytes().await.unwrap();
+        let pprof = pprof_proto::decode(&bytes, 1 << 20).unwrap();
+        assert_eq!(pprof.sample.iter().map(|s| s.value[0]).sum::<i64>(), samples, "{query}");
+    }
+    let (status, text) = server.get(&format!("/api/flame?pod={}", "x".repeat(1025))).await;
+    assert_eq!((status, text.as_str()), (StatusCode::BAD_REQUEST, "pod is longer than 1024 bytes\n"));
+    let url = server.url("/debug/pprof/profile?seconds=1&namespace=shop&container=web");
+    let publish = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.store.publish(window(5));
+    };
+    let (response, ()) = tokio::join!(reqwest::get(url), publish);
+    let pprof = pprof_proto::decode(&response.unwrap().bytes().await.unwrap(), 1 << 20).unwrap();
+    assert_eq!(pprof.sample.iter().map(|s| s.value[0]).sum::<i64>(), 60);
+    assert!(pprof.string_table.iter().any(|s| s == "cart-0") && !pprof.string_table.iter().any(|s| s == "mesh"));
+}
+
+#[tokio::test]
 async fn a_profile_of_the_next_second_holds_whole_windows() {
     let server = Server::local();
     for bad in ["0", "301", "-5", "abc", "1.5", ""] {

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use profile::{Profile, Span};
 use serde::Serialize;
 
+use super::filter::Filter;
 use super::query::{QueryError, RangeQuery};
 use super::select::select;
 use super::tree::{self, FlameTree, TreeOptions};
@@ -46,17 +47,17 @@ pub(super) async fn windows(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(super) async fn flame(State(app): State<Arc<App>>, Query(query): Query<RangeQuery>) -> Response {
-    let wanted = || Ok((query.range(&app.store)?, query.tgid()?, query.grouping()?));
-    let ((from, to), tgid, grouping) = match wanted() {
+    let wanted = || Ok((query.range(&app.store)?, query.filter.filter()?, query.grouping()?));
+    let ((from, to), filter, grouping) = match wanted() {
         Ok(wanted) => wanted,
         Err(error) => return refuse(&error),
     };
     let (span, profiles) = app.store.range(from, to);
-    let options = TreeOptions { grouping, tgid, ..TreeOptions::default() };
+    let options = TreeOptions { grouping, filter, ..TreeOptions::default() };
     work(&app.builds, move || {
         let windows = profiles.len();
         let period_ns = profiles.last().map_or(0, |p| p.period_ns);
-        let tree = tree::build(profiles.iter().map(AsRef::as_ref), &options);
+        let tree = tree::build(profiles.iter().map(AsRef::as_ref), options);
         let Span { from_unix_ns, to_unix_ns, .. } = span;
         let flame =
             Flame { from_ns: from_unix_ns.to_string(), to_ns: to_unix_ns.to_string(), windows, period_ns, tree };
@@ -67,24 +68,24 @@ pub(super) async fn flame(State(app): State<Arc<App>>, Query(query): Query<Range
 }
 
 pub(super) async fn pprof(State(app): State<Arc<App>>, Query(query): Query<RangeQuery>) -> Response {
-    let (profiles, tgid) = match range(&app, &query) {
+    let (profiles, filter) = match range(&app, &query) {
         Ok(found) => found,
         Err(response) => return *response,
     };
-    match encode(&app, profiles, tgid).await {
+    match encode(&app, profiles, filter).await {
         Ok(bytes) => download("application/octet-stream", "profile.pb.gz", bytes),
         Err(status) => status.into_response(),
     }
 }
 
 pub(super) async fn folded(State(app): State<Arc<App>>, Query(query): Query<RangeQuery>) -> Response {
-    let (profiles, tgid) = match range(&app, &query) {
+    let (profiles, filter) = match range(&app, &query) {
         Ok(found) => found,
         Err(response) => return *response,
     };
     let text = work(&app.builds, move || {
         let mut text = Vec::new();
-        let profile = select(profiles.iter().map(AsRef::as_ref), tgid);
+        let profile = select(profiles.iter().map(AsRef::as_ref), &filter);
         folded::write(&profile, &mut text).map(|()| text)
     });
     match text.await {
@@ -96,23 +97,23 @@ pub(super) async fn folded(State(app): State<Arc<App>>, Query(query): Query<Rang
 
 /// The windows of a range, for a file. A file of nothing is an error: better no file than an empty one.
 #[expect(clippy::type_complexity, reason = "used by two handlers, right above")]
-fn range(app: &App, query: &RangeQuery) -> Result<(Vec<Arc<Profile>>, Option<u32>), Box<Response>> {
-    let wanted = || Ok((query.range(&app.store)?, query.tgid()?));
-    let ((from, to), tgid) = wanted().map_err(|error: QueryError| Box::new(refuse(&error)))?;
+fn range(app: &App, query: &RangeQuery) -> Result<(Vec<Arc<Profile>>, Filter), Box<Response>> {
+    let wanted = || Ok((query.range(&app.store)?, query.filter.filter()?));
+    let ((from, to), filter) = wanted().map_err(|error: QueryError| Box::new(refuse(&error)))?;
     let (_, profiles) = app.store.range(from, to);
     if profiles.is_empty() {
         let text = "no window of that time is kept\n";
         return Err(Box::new((StatusCode::NOT_FOUND, text).into_response()));
     }
-    Ok((profiles, tgid))
+    Ok((profiles, filter))
 }
 
 /// Merges whole windows into one gzipped pprof file.
-pub(super) async fn encode(app: &App, profiles: Vec<Arc<Profile>>, tgid: Option<u32>) -> Result<Vec<u8>, StatusCode> {
+pub(super) async fn encode(app: &App, profiles: Vec<Arc<Profile>>, filter: Filter) -> Result<Vec<u8>, StatusCode> {
     let comment = app.settings.pprof_comment.clone();
     work(&app.builds, move || {
         let comments = if comment.is_empty() { Vec::new() } else { vec![comment] };
-        pprof::encode(&select(profiles.iter().map(AsRef::as_ref), tgid), &pprof::PprofOptions { comments })
+        pprof::encode(&select(profiles.iter().map(AsRef::as_ref), &filter), &pprof::PprofOptions { comments })
     })
     .await
 }

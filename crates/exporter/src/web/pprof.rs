@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+use super::filter::FilterQuery;
 use super::query::number;
 use super::{App, api, stopping};
 
@@ -28,6 +29,8 @@ const PUBLISH_SLACK: Duration = Duration::from_secs(30);
 #[serde(default)]
 pub(super) struct ProfileQuery {
     seconds: Option<String>,
+    #[serde(flatten)]
+    filter: FilterQuery,
 }
 
 pub(super) async fn index() -> &'static str {
@@ -35,12 +38,14 @@ pub(super) async fn index() -> &'static str {
      profile?seconds=30   CPU profile of the whole machine over the next 1 to 300 seconds, in whole windows\n\n\
      For example:\n\n\
      \x20   go tool pprof -http=: 'http://localhost:2112/debug/pprof/profile?seconds=30'\n\n\
-     Of the past: /api/profile.pb.gz?seconds=300, or with &pid=N of one process.\n"
+     Of some processes only: &pid=N, &namespace=NAME, &pod=NAME, &container=NAME (or its id), &service=NAME.\n\
+     Of the past: /api/profile.pb.gz?seconds=300, with the same.\n"
 }
 
 pub(super) async fn profile(State(app): State<Arc<App>>, Query(query): Query<ProfileQuery>) -> Response {
-    let seconds = match query.seconds.as_deref().map_or(Ok(DEFAULT_SECONDS), |s| number("seconds", s, 1, MAX_SECONDS)) {
-        Ok(seconds) => seconds,
+    let seconds = query.seconds.as_deref().map_or(Ok(DEFAULT_SECONDS), |s| number("seconds", s, 1, MAX_SECONDS));
+    let (seconds, filter) = match seconds.and_then(|seconds| Ok((seconds, query.filter.filter()?))) {
+        Ok(wanted) => wanted,
         Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     let Ok(_waiter) = app.waiters.try_acquire() else {
@@ -57,7 +62,7 @@ pub(super) async fn profile(State(app): State<Arc<App>>, Query(query): Query<Pro
         return failed(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}; /readyz may say why"));
     }
     let (_, profiles) = app.store.range(from, to);
-    match api::encode(&app, profiles, None).await {
+    match api::encode(&app, profiles, filter).await {
         Ok(bytes) => api::download("application/octet-stream", "profile", bytes),
         Err(status) => failed(status, "the profile could not be encoded"),
     }

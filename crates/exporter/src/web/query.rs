@@ -1,11 +1,12 @@
 //! What a request asks for, checked.
 //!
-//! **In**: the query of a URL. **Out**: a time range, a process, a grouping. **Units**: times in Unix nanoseconds.
+//! **In**: the query of a URL. **Out**: a time range, a filter, a grouping. **Units**: times in Unix nanoseconds.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::filter::{FilterQuery, MAX_TEXT_BYTES};
 use super::tree::Grouping;
 use crate::store::Store;
 
@@ -25,10 +26,11 @@ pub(super) struct RangeQuery {
     pub(super) from: Option<String>,
     /// to here, exclusive.
     pub(super) to: Option<String>,
-    /// Only this process.
-    pub(super) pid: Option<String>,
-    /// `program`, `process`, `thread` or `none`.
+    /// What stands below the root: see [`RangeQuery::grouping`].
     pub(super) group: Option<String>,
+    /// Whose stacks.
+    #[serde(flatten)]
+    pub(super) filter: FilterQuery,
 }
 
 /// What is wrong with a query.
@@ -42,8 +44,10 @@ pub(super) enum QueryError {
     Both,
     #[error("from and to go together")]
     Half,
-    #[error("group must be program, process, thread or none, not {0:?}")]
+    #[error("group must be program, process, thread, container, pod, service or none, not {0:?}")]
     Group(String),
+    #[error("{name} is longer than {MAX_TEXT_BYTES} bytes")]
+    Long { name: &'static str },
 }
 
 /// Reads a whole number within bounds.
@@ -77,19 +81,15 @@ impl RangeQuery {
         }
     }
 
-    /// The process, if one is asked for.
-    pub(super) fn tgid(&self) -> Result<Option<u32>, QueryError> {
-        let read = |text: &String| number("pid", text, 0, u64::from(u32::MAX));
-        let tgid = self.pid.as_ref().filter(|text| !text.is_empty()).map(read).transpose()?;
-        Ok(tgid.and_then(|n| u32::try_from(n).ok()))
-    }
-
     /// How the tree is grouped.
     pub(super) fn grouping(&self) -> Result<Grouping, QueryError> {
         match self.group.as_deref() {
             None | Some("program") => Ok(Grouping::Program),
             Some("process") => Ok(Grouping::Process),
             Some("thread") => Ok(Grouping::Thread),
+            Some("container") => Ok(Grouping::Container),
+            Some("pod") => Ok(Grouping::Pod),
+            Some("service") => Ok(Grouping::Service),
             Some("none") => Ok(Grouping::Merged),
             Some(other) => Err(QueryError::Group(other.chars().take(40).collect())),
         }
@@ -109,8 +109,8 @@ mod tests {
             seconds: find("seconds"),
             from: find("from"),
             to: find("to"),
-            pid: find("pid"),
             group: find("group"),
+            filter: FilterQuery::default(),
         }
     }
 
@@ -133,12 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn processes_and_groups() {
-        assert_eq!(query(&[]).tgid(), Ok(None));
-        assert_eq!(query(&[("pid", "")]).tgid(), Ok(None));
-        assert_eq!(query(&[("pid", "4294967295")]).tgid(), Ok(Some(u32::MAX)));
-        assert!(query(&[("pid", "4294967296")]).tgid().is_err());
+    fn groups() {
         assert_eq!(query(&[("group", "thread")]).grouping(), Ok(Grouping::Thread));
+        assert_eq!(query(&[("group", "pod")]).grouping(), Ok(Grouping::Pod));
         assert!(query(&[("group", "x")]).grouping().is_err());
     }
 }

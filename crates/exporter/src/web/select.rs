@@ -1,4 +1,4 @@
-//! Whole windows into one profile, of all processes or of one.
+//! Whole windows into one profile, of all processes or of some.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -6,25 +6,29 @@ use std::sync::Arc;
 use profile::named::{Entry, Function, Line, Location, Mapping};
 use profile::{Profile, merge};
 
+use super::filter::Filter;
+
 const UNUSED: u32 = u32::MAX;
 
-/// Merges whole windows; with `tgid`, only what belongs to that process, in tables without rows that nothing uses.
-pub(super) fn select<'a>(profiles: impl IntoIterator<Item = &'a Profile>, tgid: Option<u32>) -> Profile {
+/// Merges whole windows; with a filter, only what belongs to what it takes, in tables without rows that nothing uses.
+pub(super) fn select<'a>(profiles: impl IntoIterator<Item = &'a Profile>, filter: &Filter) -> Profile {
+    let all = filter.is_all();
     let parts: Vec<Cow<'a, Profile>> = profiles
         .into_iter()
-        .map(|profile| match tgid {
-            None => Cow::Borrowed(profile),
-            Some(tgid) => Cow::Owned(only(profile, tgid)),
-        })
+        .map(|profile| if all { Cow::Borrowed(profile) } else { Cow::Owned(only(profile, filter)) })
         .collect();
     merge(parts.iter().map(AsRef::as_ref))
 }
 
-/// What belongs to one process. A row whose index is out of range is left out.
-fn only(from: &Profile, tgid: u32) -> Profile {
+/// What a filter takes. A row whose index is out of range is left out.
+fn only(from: &Profile, filter: &Filter) -> Profile {
+    let taken = filter.owners(from);
     let mut picker = Picker::new(from);
     for entry in &from.entries {
-        let Some(owner) = from.owners.get(entry.owner as usize).filter(|o| o.process.tgid == tgid) else { continue };
+        if taken.get(entry.owner as usize) != Some(&true) {
+            continue;
+        }
+        let Some(owner) = from.owners.get(entry.owner as usize) else { continue };
         let Some(stack) = from.stacks.get(entry.stack as usize) else { continue };
         let owner_row = picker.owner(entry.owner, owner);
         let stack_row = picker.stack(entry.stack, stack);
@@ -160,14 +164,15 @@ mod tests {
                 .build()
         };
         let (a, b) = (window(0), window(5));
-        let all = select([&*a, &*b], None);
+        let process = |tgid| Filter { tgid: Some(tgid), ..Filter::default() };
+        let all = select([&*a, &*b], &Filter::default());
         assert_eq!(all.samples(), 134);
-        let db = select([&*a, &*b], Some(20));
+        let db = select([&*a, &*b], &process(20));
         assert_eq!(db.check(), Ok(()));
         assert_eq!((db.samples(), db.span, db.period_ns), (14, a.span.union(&b.span), a.period_ns));
         assert_eq!((db.owners.len(), db.functions.len(), db.mappings.len(), db.stacks.len()), (2, 2, 2, 2));
         assert!(!db.strings.iter().any(|s| &**s == "work"));
-        let none = select([&*a, &*b], Some(7));
+        let none = select([&*a, &*b], &process(7));
         assert_eq!((none.check(), none.samples()), (Ok(()), 0));
         assert_eq!(none.span, all.span);
     }

@@ -12,6 +12,7 @@ use profile::Profile;
 use serde::Serialize;
 
 use self::builder::Builder;
+use super::filter::Filter;
 
 /// Nodes that are built before pruning; what lies deeper counts as pruned.
 pub(crate) const MAX_BUILT_NODES: usize = 400_000;
@@ -21,6 +22,9 @@ pub(crate) const MAX_TEXT_BYTES: usize = 1024;
 
 /// Processes told for the filter, the biggest first.
 pub(crate) const MAX_PROCESSES: usize = 500;
+
+/// Containers told for the filter, the biggest first.
+pub(crate) const MAX_PLACES: usize = 500;
 
 /// Rows of the table of functions: so many by own samples, and as many by all samples.
 pub(crate) const MAX_TOP: usize = 400;
@@ -35,16 +39,22 @@ pub(crate) enum Grouping {
     Process,
     /// One node per process, and below it one per thread (name, and id where known).
     Thread,
+    /// One node per container, named with its pod and namespace, and below it one per program.
+    Container,
+    /// One node per pod, and below it one per container.
+    Pod,
+    /// One node per service, and below it one per program.
+    Service,
     /// Nothing: all stacks merged.
     Merged,
 }
 
 /// What is wanted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TreeOptions {
     pub(crate) grouping: Grouping,
-    /// Only this process (thread group id).
-    pub(crate) tgid: Option<u32>,
+    /// Whose stacks.
+    pub(crate) filter: Filter,
     /// Nodes told at most, `(pruned)` ones not counted: there is at most one for each.
     pub(crate) max_nodes: usize,
     /// Nodes with a smaller share of the samples are pruned.
@@ -53,7 +63,7 @@ pub(crate) struct TreeOptions {
 
 impl Default for TreeOptions {
     fn default() -> Self {
-        Self { grouping: Grouping::default(), tgid: None, max_nodes: 40_000, min_share: 1e-5 }
+        Self { grouping: Grouping::default(), filter: Filter::default(), max_nodes: 40_000, min_share: 1e-5 }
     }
 }
 
@@ -71,6 +81,9 @@ pub(crate) enum Kind {
     /// The stack was cut here.
     Cut = 6,
     Pruned = 7,
+    Container = 8,
+    Pod = 9,
+    Service = 10,
 }
 
 impl Serialize for Kind {
@@ -116,6 +129,17 @@ pub(crate) struct Processes {
     pub(crate) samples: Vec<u64>,
 }
 
+/// Where the samples of the range ran and for which service, whatever the filter, as columns; 0 where there is none.
+/// What runs in no container and has no service is not told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Places {
+    pub(crate) namespace: Vec<u32>,
+    pub(crate) pod: Vec<u32>,
+    pub(crate) container: Vec<u32>,
+    pub(crate) service: Vec<u32>,
+    pub(crate) samples: Vec<u64>,
+}
+
 /// What the page draws.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct FlameTree {
@@ -131,11 +155,12 @@ pub(crate) struct FlameTree {
     pub(crate) nodes: Nodes,
     pub(crate) top: Top,
     pub(crate) processes: Processes,
+    pub(crate) places: Places,
 }
 
 /// Builds the tree of all profiles together.
-pub(crate) fn build<'a>(profiles: impl IntoIterator<Item = &'a Profile>, options: &TreeOptions) -> FlameTree {
-    let mut builder = Builder::new(*options);
+pub(crate) fn build<'a>(profiles: impl IntoIterator<Item = &'a Profile>, options: TreeOptions) -> FlameTree {
+    let mut builder = Builder::new(options);
     for profile in profiles {
         builder.add(profile);
     }

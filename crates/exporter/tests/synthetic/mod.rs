@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use profile::named::{Entry, Function, Line, Location, LocationKind, Mapping, Profile};
-use profile::{BuildId, Owner, ProcessKey, Span};
+use profile::{BuildId, Container, Identity, Owner, Place, ProcessKey, Runtime, Span};
 
 /// One frame: name, file, kind.
 pub type Frame<'a> = (&'a str, &'a str, LocationKind);
@@ -13,6 +13,8 @@ pub type Frame<'a> = (&'a str, &'a str, LocationKind);
 #[derive(Default)]
 pub struct Maker {
     profile: Profile,
+    place: Option<Arc<Place>>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Maker {
@@ -26,7 +28,30 @@ impl Maker {
             to_unix_ns: (epoch_s + from_s + seconds) * SECOND,
         };
         let profile = Profile { span, period_ns: 10_101_010, strings: vec![Arc::from("")], ..Profile::default() };
-        Self { profile }
+        Self { profile, ..Self::default() }
+    }
+
+    /// What is added from now on runs in a container, by namespace, pod, name and service; empty names are none.
+    pub fn within(&mut self, [namespace, pod, container, service]: [&str; 4]) -> &mut Self {
+        let id = format!(
+            "{:0>64}",
+            format!("{namespace}{pod}{container}").bytes().map(|b| format!("{b:x}")).collect::<String>()
+        );
+        let container_of =
+            Container { id: id.get(..64).unwrap_or_default().into(), runtime: Runtime::Containerd, pod: None };
+        self.place = Some(Arc::new(Place { container: Some(container_of), ..Place::default() }));
+        let attributes = [("k8s.container.name", container), ("k8s.namespace.name", namespace), ("k8s.pod.name", pod)];
+        let attributes = attributes.into_iter().filter(|(_, name)| !name.is_empty());
+        let attributes = attributes.map(|(key, name)| (Arc::from(key), Arc::from(name))).collect();
+        self.identity = Some(Arc::new(Identity { service_name: Arc::from(service), attributes }));
+        self
+    }
+
+    /// What is added from now on runs in no container.
+    pub fn outside(&mut self) -> &mut Self {
+        self.place = None;
+        self.identity = None;
+        self
     }
 
     /// Counts samples of one stack, outermost frame first; `process` is its name and pid, `thread` its comm.
@@ -41,6 +66,8 @@ impl Maker {
             process_name: Arc::from(process.0),
             kernel_thread: executable_path.is_empty(),
             executable_path: Arc::from(executable_path),
+            place: self.place.clone(),
+            identity: self.identity.clone(),
             ..Owner::default()
         });
         let stack: Box<[u32]> = stack.iter().rev().map(|frame| self.location(*frame)).collect();

@@ -1,5 +1,6 @@
 //! Stacks into a tree in memory, before anything is left out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use profile::named::LocationKind;
@@ -7,6 +8,7 @@ use profile::{Owner, Profile};
 use rustc_hash::FxHashMap;
 
 use super::{Grouping, Kind, MAX_BUILT_NODES, TreeOptions};
+use crate::names::Names;
 
 /// What makes two frames the same box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +48,8 @@ pub(super) struct Builder {
     pub(super) entries: u64,
     pub(super) range_samples: u64,
     pub(super) processes: FxHashMap<(u32, u32), u64>,
+    /// By namespace, pod, container and service.
+    pub(super) places: FxHashMap<[u32; 4], u64>,
     /// The path of the entry at hand, outermost first; kept to spare allocations.
     pub(super) path: Vec<u32>,
 }
@@ -63,6 +67,7 @@ impl Builder {
             entries: 0,
             range_samples: 0,
             processes: FxHashMap::default(),
+            places: FxHashMap::default(),
             path: Vec::new(),
         };
         let name = builder.texts.put("all");
@@ -83,20 +88,16 @@ impl Builder {
 
     pub(super) fn add(&mut self, profile: &Profile) {
         let locations: Vec<Vec<u32>> = (0..profile.locations.len()).map(|i| self.location(profile, i)).collect();
-        let owners: Vec<(u32, Vec<u32>)> = profile.owners.iter().map(|o| self.owner(o)).collect();
+        let owners: Vec<Told> = profile.owners.iter().map(|o| self.owner(o)).collect();
         for entry in &profile.entries {
-            let (Some(owner), Some((process_name, groups))) =
-                (profile.owners.get(entry.owner as usize), owners.get(entry.owner as usize))
-            else {
-                continue;
-            };
+            let Some(owner) = owners.get(entry.owner as usize) else { continue };
             let Some(stack) = profile.stacks.get(entry.stack as usize) else { continue };
-            let tgid = owner.process.tgid;
             self.range_samples += entry.count;
-            *self.processes.entry((tgid, *process_name)).or_default() += entry.count;
-            if self.options.tgid.is_some_and(|wanted| wanted != tgid) {
-                continue;
+            *self.processes.entry(owner.process).or_default() += entry.count;
+            if let Some(place) = owner.place {
+                *self.places.entry(place).or_default() += entry.count;
             }
+            let Some(groups) = &owner.groups else { continue };
             let mut path = std::mem::take(&mut self.path);
             path.clear();
             path.extend_from_slice(groups);
@@ -170,32 +171,74 @@ impl Builder {
             .collect()
     }
 
-    /// The process's name, and the nodes between the root and the owner's outermost frames.
-    fn owner(&mut self, owner: &Owner) -> (u32, Vec<u32>) {
-        let process_name = self.texts.put(&owner.process_name);
-        let binary = self.texts.put(&owner.executable_path);
+    fn owner(&mut self, owner: &Owner) -> Told {
+        let names = Names::of(owner);
         let tgid = owner.process.tgid;
-        let instance = format!("{} [{tgid}]", owner.process_name);
-        let thread = match owner.tid {
-            Some(tid) => format!("{} [{tid}]", owner.comm),
-            None => owner.comm.to_string(),
-        };
-        let groups: &[(Kind, &str)] = match self.options.grouping {
-            Grouping::Merged => &[],
-            Grouping::Program => &[(Kind::Process, &owner.process_name)],
-            Grouping::Process => &[(Kind::Process, &instance)],
-            Grouping::Thread => &[(Kind::Process, &instance), (Kind::Thread, &thread)],
-        };
-        let groups = groups
-            .iter()
-            .map(|&(kind, text)| {
-                let name = self.texts.put(text);
-                // A program is its name: its instances may run from different paths.
-                let binary = if self.options.grouping == Grouping::Program { 0 } else { binary };
+        let process = (tgid, self.texts.put(&owner.process_name));
+        let place = [names.namespace, names.pod, names.container, names.service];
+        let place = place.iter().any(|name| !name.is_empty()).then(|| place.map(|name| self.texts.put(name)));
+        if !self.options.filter.takes(owner) {
+            return Told { process, place, groups: None };
+        }
+        let groups = self
+            .groups_of(owner, &names)
+            .into_iter()
+            .map(|(kind, text, binary)| {
+                let (name, binary) = (self.texts.put(&text), self.texts.put(binary));
                 self.frame(Frame { name, binary, kind })
             })
             .collect();
-        (process_name, groups)
+        Told { process, place, groups: Some(groups) }
+    }
+
+    /// Kind, name and file of the nodes between the root and an owner's outermost frames.
+    fn groups_of<'o>(&self, owner: &'o Owner, names: &Names<'o>) -> Vec<(Kind, Cow<'o, str>, &'o str)> {
+        let path = &*owner.executable_path;
+        let instance = || Cow::Owned(format!("{} [{}]", owner.process_name, owner.process.tgid));
+        let thread = || match owner.tid {
+            Some(tid) => Cow::Owned(format!("{} [{tid}]", owner.comm)),
+            None => Cow::Borrowed(&*owner.comm),
+        };
+        // A program is its name: its instances may run from different paths.
+        let program = (Kind::Process, Cow::Borrowed(&*owner.process_name), "");
+        match self.options.grouping {
+            Grouping::Merged => vec![],
+            Grouping::Program => vec![program],
+            Grouping::Process => vec![(Kind::Process, instance(), path)],
+            Grouping::Thread => vec![(Kind::Process, instance(), path), (Kind::Thread, thread(), path)],
+            Grouping::Container => {
+                let name = joined([names.namespace, names.pod, names.container], "(no container)");
+                vec![(Kind::Container, name, ""), program]
+            }
+            Grouping::Pod if names.pod.is_empty() => vec![(Kind::Pod, Cow::Borrowed("(no pod)"), ""), program],
+            Grouping::Pod => {
+                let pod = joined([names.namespace, names.pod], "");
+                vec![(Kind::Pod, pod, ""), (Kind::Container, joined([names.container], "(no container)"), "")]
+            }
+            Grouping::Service => vec![(Kind::Service, joined([names.service], "(no service)"), ""), program],
+        }
+    }
+}
+
+/// What is told of an owner.
+struct Told {
+    /// Its id and name.
+    process: (u32, u32),
+    /// Namespace, pod, container, service, where there are any.
+    place: Option<[u32; 4]>,
+    /// The nodes between the root and its outermost frames; none: the filter does not take it.
+    groups: Option<Vec<u32>>,
+}
+
+/// Names with slashes between them, or what stands for none.
+fn joined<'n, const N: usize>(names: [&'n str; N], none: &'n str) -> Cow<'n, str> {
+    let mut known = names.into_iter().filter(|name| !name.is_empty());
+    match (known.next(), known.next()) {
+        (None, _) => Cow::Borrowed(none),
+        (Some(one), None) => Cow::Borrowed(one),
+        (Some(first), Some(second)) => {
+            Cow::Owned(known.fold(format!("{first}/{second}"), |all, name| format!("{all}/{name}")))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::builder::{Builder, Frame, Node, Texts, row};
-use super::{FlameTree, Kind, MAX_PROCESSES, MAX_TEXT_BYTES, MAX_TOP, Nodes, Processes, Top};
+use super::{FlameTree, Kind, MAX_PLACES, MAX_PROCESSES, MAX_TEXT_BYTES, MAX_TOP, Nodes, Places, Processes, Top};
 
 /// Tells what was built.
 pub(super) fn emit(built: &Builder) -> FlameTree {
@@ -11,6 +11,7 @@ pub(super) fn emit(built: &Builder) -> FlameTree {
     let (nodes, pruned_nodes) = tree(built, &mut strings);
     let (top, left_out_functions) = top(built, &mut strings);
     let processes = processes(built, &mut strings);
+    let places = places(built, &mut strings);
     FlameTree {
         samples: built.nodes.first().map_or(0, |root| root.total),
         range_samples: built.range_samples,
@@ -19,6 +20,7 @@ pub(super) fn emit(built: &Builder) -> FlameTree {
         nodes,
         top,
         processes,
+        places,
         strings: strings.told,
     }
 }
@@ -192,4 +194,19 @@ fn processes(built: &Builder, strings: &mut Strings<'_>) -> Processes {
         name: rows.iter().map(|&((_, name), _)| strings.tell(name)).collect(),
         samples: rows.iter().map(|&(_, samples)| samples).collect(),
     }
+}
+
+fn places(built: &Builder, strings: &mut Strings<'_>) -> Places {
+    let mut rows: Vec<([u32; 4], u64)> = built.places.iter().map(|(&key, &samples)| (key, samples)).collect();
+    rows.sort_unstable_by_key(|&(key, samples)| (Reverse(samples), key));
+    rows.truncate(MAX_PLACES);
+    let mut out = Places::default();
+    for ([namespace, pod, container, service], samples) in rows {
+        out.namespace.push(strings.tell(namespace));
+        out.pod.push(strings.tell(pod));
+        out.container.push(strings.tell(container));
+        out.service.push(strings.tell(service));
+        out.samples.push(samples);
+    }
+    out
 }
