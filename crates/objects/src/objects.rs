@@ -118,6 +118,12 @@ impl Objects {
         vdso.clone()
     }
 
+    /// The worker's pid now; 0 where none runs. Takes no lock.
+    #[must_use]
+    pub fn worker_pid(&self) -> u32 {
+        self.counters.worker_pid.load(Ordering::Relaxed)
+    }
+
     /// The room's numbers.
     #[must_use]
     pub fn stats(&self) -> ObjectStats {
@@ -137,7 +143,7 @@ impl Objects {
             quarantined: load(&counters.quarantined),
             worker_restarts: load(&counters.worker_restarts),
             worker_failed_requests: load(&counters.worker_failed_requests),
-            worker_pid: counters.worker_pid.load(Ordering::Relaxed),
+            worker_pid: self.worker_pid(),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sampler_abi::{
-    CONTROL_FOLLOW_CHILDREN, CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, Control,
-    DEFAULT_SNAPSHOT_BYTES, MAX_FILTERED_TGIDS, MAX_SNAPSHOT_BYTES,
+    CONTROL_FOLLOW_CHILDREN, CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_VERDICTS,
+    Control, DEFAULT_SNAPSHOT_BYTES, MAX_FILTERED_TGIDS, MAX_SNAPSHOT_BYTES, MAX_VERDICTS,
 };
 
 use crate::error::SamplerError;
@@ -111,13 +111,15 @@ impl SamplerConfig {
         1_000_000_000 / u64::from(self.rate_hz.max(1))
     }
 
-    pub(crate) fn kernel(&self, self_tgid: u32) -> KernelConfig {
+    /// `filters`: verdicts will be given.
+    pub(crate) fn kernel(&self, self_tgid: u32, filters: bool) -> KernelConfig {
         let mut flags = 0;
         let mut flag = |condition: bool, flag: u32| flags |= if condition { flag } else { 0 };
         flag(!self.include_self, CONTROL_NO_SELF);
         flag(!self.kernel_threads, CONTROL_NO_KERNEL_THREADS);
         flag(self.target != Target::All, CONTROL_ONLY_LISTED);
         flag(matches!(self.target, Target::Processes { children: true, .. }), CONTROL_FOLLOW_CHILDREN);
+        flag(filters, CONTROL_VERDICTS);
         let tgids = match &self.target {
             Target::All => Vec::new(),
             Target::Processes { tgids, .. } => tgids.clone(),
@@ -131,7 +133,7 @@ impl SamplerConfig {
             },
             tgids,
             own_tgids: vec![self_tgid],
-            max_verdicts: 0,
+            max_verdicts: if filters { MAX_VERDICTS } else { 0 },
             ring_bytes: self.ring_bytes,
         }
     }
@@ -166,10 +168,12 @@ mod tests {
             include_self: false,
             ..SamplerConfig::default()
         };
-        let kernel = config.kernel(42);
+        let kernel = config.kernel(42, false);
         assert_eq!(kernel.tgids, [7]);
         assert_eq!(kernel.control.flags, CONTROL_NO_SELF | CONTROL_ONLY_LISTED | CONTROL_FOLLOW_CHILDREN);
         assert_eq!(kernel.own_tgids, [42]);
-        assert_eq!(SamplerConfig::default().kernel(42).control.flags, 0);
+        assert_eq!(SamplerConfig::default().kernel(42, false).control.flags, 0);
+        let filtering = SamplerConfig::default().kernel(42, true);
+        assert_eq!((filtering.control.flags, filtering.max_verdicts), (CONTROL_VERDICTS, MAX_VERDICTS));
     }
 }

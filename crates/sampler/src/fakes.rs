@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use objects::{MappedFile, UnwindRequest};
-use profile::{BuildId, ObjectId, ObjectInfo, StackEnd, UserFrame, UserStack};
+use profile::{BuildId, ObjectId, ObjectInfo, Place, StackEnd, UserFrame, UserStack};
 
+use crate::place::{PlaceSource, place_of_path};
 use crate::proc_scan::{ProcSource, ScannedProcess};
 use crate::source::ObjectSource;
 
@@ -55,6 +56,10 @@ impl ObjectSource for FakeObjects {
         Some(self.object(&MappedFile { path: b"[vdso]".to_vec(), ..MappedFile::default() }, 0, 0..0))
     }
 
+    fn worker_tgid(&self) -> u32 {
+        0
+    }
+
     fn unwind(&self, request: &UnwindRequest) -> Vec<UserStack> {
         self.requests.set(self.requests.get() + 1);
         let one = |sample: &objects::UserSample| {
@@ -82,7 +87,8 @@ pub(crate) struct FakeProc {
     pub(crate) processes: Rc<RefCell<BTreeMap<u32, ScannedProcess>>>,
     pub(crate) reads: Rc<Cell<usize>>,
     pub(crate) whole_reads: Rc<Cell<usize>>,
-    pub(crate) container: Option<Arc<str>>,
+    /// The cgroup of every process.
+    pub(crate) cgroup: Rc<RefCell<Option<(u64, String)>>>,
 }
 
 impl ProcSource for FakeProc {
@@ -96,15 +102,30 @@ impl ProcSource for FakeProc {
         self.processes.borrow().values().cloned().collect()
     }
 
-    fn container(&self, _: u32) -> Option<Option<Arc<str>>> {
-        self.container.clone().map(Some)
-    }
-
     fn exists(&self, tgid: u32) -> bool {
         self.processes.borrow().contains_key(&tgid)
     }
 
     fn errors(&self) -> u64 {
         0
+    }
+}
+
+impl PlaceSource for FakeProc {
+    fn key_of_created(&self, number: u64) -> u64 {
+        number
+    }
+
+    fn place(&self, id: u64, created: Option<&[u8]>) -> Option<Place> {
+        let of = |(number, path): &(u64, String)| (*number == id).then(|| place_of_path(path.as_bytes()));
+        created.map(place_of_path).or_else(|| self.cgroup.borrow().as_ref().and_then(of))
+    }
+
+    fn place_of(&self, _: u32) -> Option<(u64, Place)> {
+        self.cgroup.borrow().as_ref().map(|(number, path)| (*number, place_of_path(path.as_bytes())))
+    }
+
+    fn cgroup_exists(&self, id: u64) -> Option<bool> {
+        Some(self.cgroup.borrow().as_ref().is_some_and(|(number, _)| *number == id))
     }
 }

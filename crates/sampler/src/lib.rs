@@ -15,6 +15,7 @@ mod aggregate;
 mod clock;
 mod comm;
 mod config;
+mod declared;
 mod drain;
 mod error;
 #[cfg(test)]
@@ -24,7 +25,9 @@ mod inbox;
 pub mod judge;
 pub mod kernel;
 mod merge;
+mod own;
 mod pipeline;
+mod place;
 mod proc_scan;
 mod process;
 mod resolve;
@@ -35,6 +38,7 @@ mod source;
 mod stats;
 mod targets;
 mod unwinding;
+mod verdicts;
 
 pub use config::{SamplerConfig, Target};
 pub use error::SamplerError;

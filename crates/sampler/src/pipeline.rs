@@ -1,25 +1,31 @@
 //! What the thread "unwind" does: merge, process table, /proc where records do not tell, unwinding, windows.
 //!
-//! Every sample that comes in leaves by exactly one door: into a window ([`Ledger::windowed`]).
+//! Every sample that comes in leaves by exactly one door: into a window ([`Ledger::windowed`]), or, where a filter refuses
+//! it, by [`DropReason::Filtered`], before anything is unwound.
 //!
 //! **In**: [`Batch`]es and the time. **Out**: closed [`Window`]s. **Units**: monotonic nanoseconds. **Limits**: /proc is
-//! read again at most [`REREADS_PER_SECOND`] times a second for single processes, and wholly for a twentieth of the time.
+//! read again at most [`unsettled::REREADS_PER_SECOND`] times a second for single processes, and wholly for a twentieth of the time.
+
+mod unsettled;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use profile::{Frame, Ledger, StackEnd, Window};
+use profile::{DropReason, Frame, Ledger, StackEnd, Window};
 use rustc_hash::FxHashSet;
 use sampler_abi::{FLAG_COMPAT, FLAG_KERNEL_THREAD, FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS};
 
 use crate::aggregate::{Aggregator, AggregatorConfig};
 use crate::clock::Now;
 use crate::comm::Comm;
+use crate::declared::{Environment, Environments};
 use crate::inbox::{Batch, Inbox};
-use crate::judge::Judge;
+use crate::judge::Ruling;
 use crate::merge::{Merge, Merged, SETTLE_NS};
-use crate::proc_scan::{Container, ProcSource, ScannedProcess};
+use crate::own::OwnProcesses;
+use crate::place::Places;
+use crate::proc_scan::{ProcSource, ScannedProcess};
 use crate::process::{MapSet, ProcessTable, Sighting};
 use crate::resolve::Resolver;
 use crate::sample::{Pool, Sample};
@@ -27,10 +33,10 @@ use crate::sideband::{Kind, Record};
 use crate::source::ObjectSource;
 use crate::stats::Counted;
 use crate::unwinding::{UserHalf, Waiting, WaitingList, build_stack, unwind};
+use crate::verdicts::Verdicts;
+use unsettled::{Unsettled, is_due};
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// Single processes read again in a second at the most: some milliseconds of work.
-const REREADS_PER_SECOND: u64 = 20;
 /// One process is read again for an address without mapping at most this often.
 const REREAD_INTERVAL_NS: u64 = SECOND_NS;
 /// The same for a stack that ended at a bad frame, which most often has another reason.
@@ -51,12 +57,29 @@ pub(crate) struct Shared {
     pub(crate) pool: Pool,
 }
 
+/// What a pipeline is made of.
+#[derive(Debug)]
+pub(crate) struct Parts<O, P> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) objects: O,
+    pub(crate) proc: P,
+    pub(crate) places: Places,
+    pub(crate) environments: Option<Environments>,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) own: OwnProcesses,
+    pub(crate) per_thread: bool,
+}
+
 /// The state of it all.
 #[derive(Debug)]
 pub(crate) struct Pipeline<O, P> {
     shared: Arc<Shared>,
     proc: P,
-    judge: Arc<dyn Judge>,
+    places: Places,
+    /// None where environments are not to be read.
+    environments: Option<Environments>,
+    verdicts: Verdicts,
+    own: OwnProcesses,
     merge: Merge,
     table: ProcessTable,
     resolver: Resolver<O>,
@@ -67,40 +90,24 @@ pub(crate) struct Pipeline<O, P> {
     unsettled: Unsettled,
 }
 
-/// What is due, and what was done when.
-#[derive(Debug, Default)]
-struct Unsettled {
-    /// Time of the batch at hand.
-    now_mono_ns: u64,
-    lost: bool,
-    next_rescan_mono_ns: u64,
-    next_check_mono_ns: u64,
-    reread_second: u64,
-    rereads_in_second: u64,
-}
-
 impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// With what /proc said at start. Windows begin at `start`.
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        objects: O,
-        proc: P,
-        judge: Arc<dyn Judge>,
-        per_thread: bool,
-        windows: AggregatorConfig,
-        start: Now,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts<O, P>, windows: AggregatorConfig, start: Now) -> Self {
+        let Parts { shared, objects, proc, places, environments, verdicts, own, per_thread } = parts;
         Self {
             shared,
             proc,
-            judge,
+            places,
+            environments,
+            verdicts,
+            own,
             merge: Merge::default(),
             table: ProcessTable::default(),
             resolver: Resolver::new(objects, per_thread),
             waiting: WaitingList::default(),
             aggregator: Aggregator::new(windows, start),
             frames: Vec::new(),
-            unsettled: Unsettled { next_check_mono_ns: start.mono_ns + SECOND_NS, ..Unsettled::default() },
+            unsettled: Unsettled::new(start.mono_ns + SECOND_NS),
         }
     }
 
@@ -128,7 +135,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         let complete_to = batch.complete_to_mono_ns;
         let mut merge = std::mem::take(&mut self.merge);
         merge.batch(batch.samples, complete_to, |merge, merged| match merged {
-            Merged::Record(record) => self.table.apply(&record),
+            Merged::Record(record) => self.record(record),
             Merged::Sample(sample) => self.sample(merge, sample),
         });
         self.merge = merge;
@@ -139,6 +146,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         let windows = self.aggregator.advance(settled, now);
         for _ in &windows {
             self.resolver.turn();
+            self.verdicts.turn();
         }
         self.publish();
         windows
@@ -152,13 +160,27 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         self.aggregator.finish(now)
     }
 
+    fn record(&mut self, mut record: Record) {
+        let now = self.unsettled.now_mono_ns;
+        match &mut record.kind {
+            Kind::Cgroup { number, path } => return self.places.created(*number, path, &self.proc),
+            Kind::Comm { tgid, exec: true, .. } => self.places.executed(*tgid, now, &self.proc),
+            Kind::Scanned(process) => {
+                if let Some((id, place)) = process.place.take() {
+                    self.places.learned(id, place, process.tgid);
+                }
+            }
+            _ => (),
+        }
+        self.verdicts.record(&record.kind);
+        self.table.apply(&record);
+    }
+
     fn sample(&mut self, merge: &Merge, sample: Sample) {
         let head = sample.head;
         let flag = |flag: u32| head.flags & flag != 0;
         if flag(FLAG_KERNEL_THREAD) {
-            let owner = self.resolver.owner(&head, None);
-            let user = UserHalf::Ended(StackEnd::NoUserHalf);
-            return self.wait(Waiting { sample, owner, maps: None, user });
+            return self.without_process(sample, StackEnd::NoUserHalf);
         }
         let sighting = Sighting {
             time_mono_ns: head.time_mono_ns,
@@ -169,9 +191,8 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         let has_registers = flag(FLAG_USER_REGS);
         let Some(process) = self.table.sighted(sighting) else {
             self.shared.counted.unknown_process_samples.fetch_add(1, Ordering::Relaxed);
-            let owner = self.resolver.owner(&head, None);
             let end = if has_registers { StackEnd::UnknownProcess } else { StackEnd::NoRegisters };
-            return self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end) });
+            return self.without_process(sample, end);
         };
         // The task has given its memory back already, or got new memory and has not been there yet.
         let has_no_memory = !flag(FLAG_USER_MODE)
@@ -188,13 +209,23 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             process.reread_mono_ns = Some(self.unsettled.now_mono_ns);
             self.reread(head.tgid);
         }
-        let Some(process) = self.table.sighted(sighting) else { return self.wait_unknown(sample) };
-        if matches!(process.container, Container::NotRead(_)) && process.is_running() {
-            let read = self.proc.container(head.tgid);
-            let known = process.container.id().cloned();
-            process.container = Container::Read(read.unwrap_or(known));
+        let Some(process) = self.table.sighted(sighting) else {
+            return self.without_process(sample, StackEnd::UnknownProcess);
+        };
+        let now = self.unsettled.now_mono_ns;
+        if process.environment == Environment::NotRead
+            && process.is_running()
+            && let Some(environments) = &mut self.environments
+        {
+            process.environment = environments.read(head.tgid, process.generation, now);
         }
-        let owner = self.resolver.owner(&head, Some(process));
+        let place = self.places.of(head.cgroup_id, head.tgid, now, &self.proc);
+        let counted = &self.shared.counted;
+        counted.unknown_place_samples.fetch_add(u64::from(place.is_none()), Ordering::Relaxed);
+        let owner = self.resolver.owner(&head, Some(process), place);
+        if self.verdicts.ruling(&owner, Some(process), now) == Ruling::Drop {
+            return self.filtered(sample);
+        }
         let user = if has_no_memory {
             UserHalf::Ended(StackEnd::NoUserHalf)
         } else if !has_registers {
@@ -212,10 +243,24 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         self.wait(Waiting { sample, owner, maps, user });
     }
 
-    /// For a sample whose process does not even fit into the table.
-    fn wait_unknown(&mut self, sample: Sample) {
-        let owner = self.resolver.owner(&sample.head, None);
-        self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(StackEnd::UnknownProcess) });
+    /// For a sample of a kernel thread, or of a process that does not even fit into the table.
+    fn without_process(&mut self, sample: Sample, end: StackEnd) {
+        let now = self.unsettled.now_mono_ns;
+        let place = self.places.of(sample.head.cgroup_id, sample.head.tgid, now, &self.proc);
+        let counted = &self.shared.counted;
+        counted.unknown_place_samples.fetch_add(u64::from(place.is_none()), Ordering::Relaxed);
+        let owner = self.resolver.owner(&sample.head, None, place);
+        if self.verdicts.ruling(&owner, None, now) == Ruling::Drop {
+            return self.filtered(sample);
+        }
+        self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end) });
+    }
+
+    /// For a sample that is not wanted.
+    fn filtered(&self, sample: Sample) {
+        self.shared.ledger.dropped(DropReason::Filtered, 1);
+        self.shared.inbox.release(sample.cost_bytes());
+        self.shared.pool.give_back(std::iter::once(sample));
     }
 
     fn wait(&mut self, waiting: Waiting) {
@@ -280,12 +325,18 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// Reads one process again; true where its mappings changed.
     fn reread(&mut self, tgid: u32) -> bool {
         self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
-        self.proc.process(tgid).is_some_and(|scanned| self.table.reread(&scanned))
+        let Some(mut scanned) = self.proc.process(tgid) else { return false };
+        if let Some((id, place)) = scanned.place.take() {
+            self.places.learned(id, place, tgid);
+        }
+        self.table.reread(&scanned)
     }
 
     /// What is due now and then: all of /proc after a loss, and a look for processes whose end was lost.
     fn keep_house(&mut self) {
         let now = self.unsettled.now_mono_ns;
+        self.own.follow(self.resolver.objects().worker_tgid());
+        self.verdicts.keep_house(now, |cgroup| self.proc.cgroup_exists(cgroup));
         if self.unsettled.lost && now >= self.unsettled.next_rescan_mono_ns {
             self.unsettled.lost = false;
             self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
@@ -316,24 +367,13 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         counted.window_entries.store(self.aggregator.entries(), Ordering::Relaxed);
         counted.deferred_files.store(self.resolver.deferred(), Ordering::Relaxed);
         counted.late_samples.store(self.aggregator.late(), Ordering::Relaxed);
+        let environments = self.environments.as_ref().map_or(0, Environments::readings);
+        counted.place_readings.store(self.places.readings() + environments, Ordering::Relaxed);
+        counted.places.store(self.places.len() as u64, Ordering::Relaxed);
+        counted.verdicts.store(self.verdicts.held(), Ordering::Relaxed);
+        counted.verdicts_refused.store(self.verdicts.refused(), Ordering::Relaxed);
         counted.proc_errors.store(self.proc.errors(), Ordering::Relaxed);
     }
-}
-
-impl Unsettled {
-    /// Whether one more reading fits into this second; it is counted.
-    fn may_reread(&mut self) -> bool {
-        let second = self.now_mono_ns / SECOND_NS;
-        if second != self.reread_second {
-            (self.reread_second, self.rereads_in_second) = (second, 0);
-        }
-        self.rereads_in_second += 1;
-        self.rereads_in_second <= REREADS_PER_SECOND
-    }
-}
-
-fn is_due(last: Option<u64>, now: u64, interval: u64) -> bool {
-    last.is_none_or(|last| now >= last.saturating_add(interval))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profile::{Container, MapEntry, ObjectId, ObjectInfo, Owner, Place, ProcessKey, Runtime};
+use profile::{MapEntry, ObjectId, ObjectInfo, Owner, Place, ProcessKey};
 use rustc_hash::FxHashMap;
 use sampler_abi::{FLAG_KERNEL_THREAD, SampleHead};
 
@@ -43,6 +43,9 @@ struct OwnerKey {
     tid: u32,
     comm: Comm,
     cgroup_id: u64,
+    /// What was not known at first may be later.
+    has_place: bool,
+    has_declared: bool,
 }
 
 #[derive(Debug)]
@@ -70,12 +73,6 @@ pub(crate) struct Resolver<O> {
     epoch: u64,
 }
 
-/// The place of a container of which only the id is known.
-fn place(id: &Arc<str>) -> Arc<Place> {
-    let container = Container { id: Arc::clone(id), runtime: Runtime::Unknown, pod: None };
-    Arc::new(Place { container: Some(container), ..Place::default() })
-}
-
 impl<O: ObjectSource> Resolver<O> {
     /// Knows nothing yet.
     pub(crate) fn new(objects: O, per_thread: bool) -> Self {
@@ -99,7 +96,14 @@ impl<O: ObjectSource> Resolver<O> {
     }
 
     /// Whom a sample belongs to. `process` is none for kernel threads, and where the table is full.
-    pub(crate) fn owner(&mut self, head: &SampleHead, process: Option<&Process>) -> Arc<Owner> {
+    /// `place` is that of the sample's cgroup.
+    pub(crate) fn owner(
+        &mut self,
+        head: &SampleHead,
+        process: Option<&Process>,
+        place: Option<&Arc<Place>>,
+    ) -> Arc<Owner> {
+        let declared = process.and_then(|p| p.environment.declared());
         let comm = Comm::from_bytes(&head.comm);
         let leader_start_mono_ns = process.map_or(head.leader_start_mono_ns, |p| p.start.mono_ns());
         let key = OwnerKey {
@@ -108,6 +112,8 @@ impl<O: ObjectSource> Resolver<O> {
             tid: if self.per_thread { head.tid } else { 0 },
             comm,
             cgroup_id: head.cgroup_id,
+            has_place: place.is_some(),
+            has_declared: declared.is_some(),
         };
         let epoch = self.epoch;
         if let Some((owner, used_at)) = self.owners.get_mut(&key) {
@@ -134,8 +140,8 @@ impl<O: ObjectSource> Resolver<O> {
             executable_path: executable.map_or_else(|| Arc::from(""), |(_, file)| Arc::clone(&file.name)),
             executable: object.map(|info| info.id),
             cgroup_id: head.cgroup_id,
-            place: process.and_then(|p| p.container.id()).map(place),
-            declared: None,
+            place: place.map(Arc::clone),
+            declared: declared.map(Arc::clone),
             kernel_thread: head.flags & FLAG_KERNEL_THREAD != 0,
             identity: None,
         });

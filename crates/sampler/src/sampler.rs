@@ -15,19 +15,23 @@ use rustc_hash::FxHashSet;
 use crate::aggregate::AggregatorConfig;
 use crate::clock;
 use crate::config::{SamplerConfig, Target};
+use crate::declared::Environments;
 use crate::drain::Drainer;
 use crate::error::SamplerError;
 use crate::family::Family;
 use crate::inbox::Inbox;
 use crate::judge::Judge;
 use crate::kernel::{KernelSide, online_cpus};
-use crate::pipeline::{Pipeline, Shared};
+use crate::own::OwnProcesses;
+use crate::pipeline::{Parts, Pipeline, Shared};
+use crate::place::{self, Places};
 use crate::proc_scan::{ProcFs, ProcSource};
 use crate::sample::Pool;
 use crate::sideband::SideBand;
 use crate::source::ObjectSource;
 use crate::stats::{Counted, StatsHandle};
 use crate::targets::Targets;
+use crate::verdicts::Verdicts;
 
 /// How long the last windows wait for room in the channel when the sampler stops.
 const LAST_SEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,22 +76,22 @@ impl Sampler {
         judge: Arc<dyn Judge>,
     ) -> Result<Self, SamplerError> {
         config.check()?;
-        let proc = ProcFs::new();
         if !clock::in_initial_pid_namespace() {
             return Err(SamplerError::PidNamespace);
         }
-        let targets = Targets::look_up(&config.target, &proc)?;
-        let mut kernel = KernelSide::load(&config.kernel(std::process::id()))?;
+        let targets = Targets::look_up(&config.target, &ProcFs::new())?;
+        let mut kernel = KernelSide::load(&config.kernel(std::process::id(), judge.filters()))?;
+        let proc = ProcFs::with_cgroups(kernel.cgroup_ids().v1_controller());
         let online = online_cpus().map_err(SamplerError::Cpus)?;
         let page_bytes = usize::try_from(procfs::page_size()).unwrap_or(4096);
         // Records first, then /proc, then samples: what changes while /proc is read is in the records.
-        let sideband = SideBand::open(&online, page_bytes)?;
+        let sideband = SideBand::open(&online, page_bytes, place::new_cgroups_are_of_v2())?;
         let scanned_mono_ns = clock::now().mono_ns;
         let scanned = proc.all();
         let began = clock::now();
         kernel.attach()?;
         let family = family(&config.target, &mut kernel, &proc)?;
-        let stats_source = kernel.counters();
+        let (stats_source, verdicts, own_tgids) = (kernel.counters(), kernel.verdicts(), kernel.own_tgids());
 
         let counted = Arc::new(Counted::default());
         let shared = Arc::new(Shared {
@@ -106,8 +110,17 @@ impl Sampler {
             period_ns: config.period_ns(),
             timestamps: config.timestamps,
         };
-        let mut pipeline =
-            Pipeline::new(Arc::clone(&shared), objects, proc, judge, config.per_thread, aggregation, began);
+        let parts = Parts {
+            shared: Arc::clone(&shared),
+            objects,
+            proc,
+            places: Places::new(Arc::clone(&judge)),
+            environments: config.environment.then(|| Environments::new("/proc".into())),
+            verdicts: Verdicts::new(judge, verdicts),
+            own: OwnProcesses::new(Some(own_tgids), std::process::id()),
+            per_thread: config.per_thread,
+        };
+        let mut pipeline = Pipeline::new(parts, aggregation, began);
         pipeline.scanned(scanned_mono_ns, scanned);
 
         let mut sampler =

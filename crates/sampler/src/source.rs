@@ -16,6 +16,8 @@ pub(crate) trait ObjectSource {
     fn vdso(&self) -> Option<Arc<ObjectInfo>>;
     /// One stack for each sample.
     fn unwind(&self, request: &UnwindRequest) -> Vec<UserStack>;
+    /// The process that reads and unwinds; 0 where none runs.
+    fn worker_tgid(&self) -> u32;
 }
 
 impl ObjectSource for Arc<Objects> {
@@ -33,5 +35,9 @@ impl ObjectSource for Arc<Objects> {
 
     fn unwind(&self, request: &UnwindRequest) -> Vec<UserStack> {
         Objects::unwind(self, request)
+    }
+
+    fn worker_tgid(&self) -> u32 {
+        Objects::worker_pid(self)
     }
 }

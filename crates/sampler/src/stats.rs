@@ -22,6 +22,11 @@ pub(crate) struct Counted {
     pub(crate) table_refusals: AtomicU64,
     pub(crate) early_records: AtomicU64,
     pub(crate) deferred_files: AtomicU64,
+    pub(crate) place_readings: AtomicU64,
+    pub(crate) places: AtomicU64,
+    pub(crate) unknown_place_samples: AtomicU64,
+    pub(crate) verdicts: AtomicU64,
+    pub(crate) verdicts_refused: AtomicU64,
 }
 
 /// Reads the sampler's numbers. It stays valid, and keeps its last values, after the sampler has stopped.
@@ -69,11 +74,11 @@ impl StatsHandle {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counted = &self.counted;
         SamplerStats {
-            place_readings: 0,
-            places: 0,
-            unknown_place_samples: 0,
-            verdicts: 0,
-            verdicts_refused: 0,
+            place_readings: load(&counted.place_readings),
+            places: load(&counted.places),
+            unknown_place_samples: load(&counted.unknown_place_samples),
+            verdicts: load(&counted.verdicts),
+            verdicts_refused: load(&counted.verdicts_refused),
             cpus: kernel.cpus.iter().map(row).collect(),
             cpus_attached: kernel.cpus_attached,
             cpus_online: kernel.cpus_online,

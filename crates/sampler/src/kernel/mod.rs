@@ -21,7 +21,7 @@ mod side;
 mod sys;
 mod verdicts;
 
-pub use self::cgroups::{CgroupIds, CgroupMounts};
+pub use self::cgroups::CgroupIds;
 pub use self::counters::{Counters, CountersHandle, CpuReading};
 pub(crate) use self::cpus::online as online_cpus;
 pub use self::error::KernelError;

@@ -1,14 +1,32 @@
+use std::path::Path;
+
 use objects::MappedFile;
 use profile::ledger::KernelCounts;
 use profile::{ObjectId, Stage};
 use proptest::prelude::*;
-use sampler_abi::SampleHead;
+use sampler_abi::{SampleHead, VerdictKey};
 
 use super::*;
 use crate::fakes::{FakeObjects, FakeProc};
+use crate::judge::{Judge, TakeAll};
 use crate::sideband::MapRecord;
+use crate::verdicts::Sink;
+
+mod owners;
 
 const SECOND: u64 = 1_000_000_000;
+
+/// A kernel side that has no room.
+#[derive(Debug)]
+struct NoKernel;
+
+impl Sink for NoKernel {
+    fn filter(&self, _: VerdictKey) -> bool {
+        false
+    }
+
+    fn remove(&self, _: VerdictKey) {}
+}
 
 struct Bench {
     pipeline: Pipeline<FakeObjects, FakeProc>,
@@ -21,6 +39,11 @@ struct Bench {
 
 impl Bench {
     fn new(proc: FakeProc) -> Self {
+        Self::with(proc, Arc::new(TakeAll), None)
+    }
+
+    /// `environments`: where `/proc/PID/environ` is played.
+    fn with(proc: FakeProc, judge: Arc<dyn Judge>, environments: Option<&Path>) -> Self {
         let shared = Arc::new(Shared {
             ledger: Arc::default(),
             counted: Arc::default(),
@@ -30,15 +53,17 @@ impl Bench {
         let objects = FakeObjects::default();
         let windows = AggregatorConfig { length_ns: 5 * SECOND, period_ns: 1, timestamps: false };
         let start = Now { mono_ns: SECOND, unix_ns: SECOND };
-        let pipeline = Pipeline::new(
-            Arc::clone(&shared),
-            objects.clone(),
-            proc.clone(),
-            Arc::new(crate::judge::TakeAll),
-            false,
-            windows,
-            start,
-        );
+        let parts = Parts {
+            shared: Arc::clone(&shared),
+            objects: objects.clone(),
+            proc: proc.clone(),
+            places: Places::new(Arc::clone(&judge)),
+            environments: environments.map(|at| Environments::new(at.to_owned())),
+            verdicts: Verdicts::new(judge, NoKernel),
+            own: OwnProcesses::new(None, 0),
+            per_thread: false,
+        };
+        let pipeline = Pipeline::new(parts, windows, start);
         Self { pipeline, shared, objects, proc, windows: Vec::new(), taken: 0 }
     }
 
@@ -63,7 +88,8 @@ impl Bench {
         let now = Now { mono_ns: time, unix_ns: time };
         self.windows.extend(self.pipeline.finish(now));
         let counted: u64 = self.windows.iter().map(|w| w.samples).sum();
-        assert_eq!(counted, self.taken, "every sample is in a window");
+        let filtered = self.shared.ledger.snapshot(KernelCounts::default).dropped(DropReason::Filtered);
+        assert_eq!(counted + filtered, self.taken, "every sample is in a window, or was not wanted");
         let kernel = KernelCounts { taken: self.taken, ..KernelCounts::default() };
         let snapshot = self.shared.ledger.snapshot(|| kernel);
         assert_eq!(snapshot.held(Stage::Window), i64::try_from(counted).unwrap());
@@ -114,7 +140,7 @@ fn scanned(maps: Vec<MapRecord>) -> ScannedProcess {
         threads: 1,
         executable: maps.first().map(|m| m.file.clone()),
         maps: Some(maps),
-        container: Container::Read(None),
+        place: None,
     }
 }
 
@@ -124,25 +150,13 @@ fn object(bench: &Bench, path: &str, address: u64) -> Frame {
 
 #[test]
 fn a_sample_gets_its_owner_and_frames() {
-    let mut bench = Bench::new(FakeProc { container: Some("c0ffee".into()), ..FakeProc::default() });
+    let mut bench = Bench::new(FakeProc::default());
     bench.batch(2 * SECOND, begin(), vec![head(SECOND + 30, 0x1010); 2], &[0x1020]);
     let app = ObjectId(1);
     assert_eq!(bench.objects.id("/app"), app);
     let frames = vec![object(&bench, "/app", 0x10), object(&bench, "/app", 0x20)];
-    let owners = bench.pipeline.resolver.owner(&head(0, 0), None);
-    assert_eq!(owners.container_id(), None, "of no process");
     let rows = bench.finish(3 * SECOND);
     assert_eq!(rows, [("app".to_owned(), frames, 2)]);
-}
-
-#[test]
-fn the_container_is_read_once_for_each_program() {
-    let mut bench = Bench::new(FakeProc { container: Some("c0ffee".into()), ..FakeProc::default() });
-    bench.batch(2 * SECOND, begin(), vec![head(SECOND + 30, 0x1010)], &[]);
-    bench
-        .windows
-        .extend(bench.pipeline.aggregator.advance(5 * SECOND, Now { mono_ns: 5 * SECOND, unix_ns: 5 * SECOND }));
-    assert_eq!(bench.windows[0].owners[0].container_id(), Some("c0ffee"));
 }
 
 #[test]
@@ -177,7 +191,7 @@ fn readings_of_proc_are_bounded() {
     let mut bench = Bench::new(FakeProc::default());
     let many = |tgid: u32| SampleHead { tgid, tid: tgid, ..head(SECOND + 30, 0x1010) };
     bench.batch(2 * SECOND, vec![], (100..200).map(many).collect(), &[]);
-    assert_eq!(bench.proc.reads.get() as u64, REREADS_PER_SECOND);
+    assert_eq!(bench.proc.reads.get() as u64, unsettled::REREADS_PER_SECOND);
     assert_eq!(bench.shared.counted.unknown_process_samples.load(Ordering::Relaxed), 100);
     for row in bench.finish(3 * SECOND) {
         assert_eq!(row.1.last(), Some(&Frame::Cut(StackEnd::UnknownProcess)));

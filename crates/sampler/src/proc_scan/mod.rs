@@ -5,17 +5,17 @@
 //! **Units**: host pids, monotonic nanoseconds (from clock ticks: coarse). **Limits**: [`MAX_FILE_BYTES`] of each
 //! file are read; what cannot be read or parsed is left out and counted.
 
-mod cgroup;
 mod maps_text;
 mod reader;
 
-use std::sync::Arc;
-
 pub(crate) use reader::ProcFs;
 
-use crate::comm::Comm;
-use crate::sideband::MapRecord;
 use objects::MappedFile;
+use profile::Place;
+
+use crate::comm::Comm;
+use crate::place::PlaceSource;
+use crate::sideband::MapRecord;
 
 /// One process as /proc shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,55 +34,25 @@ pub(crate) struct ScannedProcess {
     pub(crate) maps: Option<Vec<MapRecord>>,
     /// The file that it runs; none for kernel threads.
     pub(crate) executable: Option<MappedFile>,
-    /// Its container.
-    pub(crate) container: Container,
+    /// The cgroup that it is in, as samples number it, and where that is.
+    pub(crate) place: Option<(u64, Place)>,
 }
 
 impl ScannedProcess {
     /// What it holds in memory.
     pub(crate) fn cost_bytes(&self) -> usize {
         let maps = self.maps.as_deref().unwrap_or_default();
-        size_of::<Self>() + maps.iter().map(|m| size_of::<MapRecord>() + m.file.path.capacity()).sum::<usize>()
-    }
-}
-
-/// The container of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Container {
-    /// /proc was not asked yet; this is its parent's.
-    NotRead(Option<Arc<str>>),
-    /// What /proc said.
-    Read(Option<Arc<str>>),
-}
-
-impl Default for Container {
-    fn default() -> Self {
-        Self::NotRead(None)
-    }
-}
-
-impl Container {
-    /// The container's id, as far as it is known.
-    pub(crate) fn id(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::NotRead(id) | Self::Read(id) => id.as_ref(),
-        }
-    }
-
-    /// What a child or a new program in the same process begins with.
-    pub(crate) fn inherited(&self) -> Self {
-        Self::NotRead(self.id().cloned())
+        let place = self.place.as_ref().map_or(0, |(_, place)| place.cgroup.len());
+        size_of::<Self>() + place + maps.iter().map(|m| size_of::<MapRecord>() + m.file.path.capacity()).sum::<usize>()
     }
 }
 
 /// Where the pipeline asks about processes; [`ProcFs`] but for tests.
-pub(crate) trait ProcSource {
+pub(crate) trait ProcSource: PlaceSource {
     /// One process now. None where it is gone or unreadable.
     fn process(&self, tgid: u32) -> Option<ScannedProcess>;
     /// Every process now.
     fn all(&self) -> Vec<ScannedProcess>;
-    /// The container of a process: none where /proc could not be read.
-    fn container(&self, tgid: u32) -> Option<Option<Arc<str>>>;
     /// Whether the process is there.
     fn exists(&self, tgid: u32) -> bool;
     /// Entries that could not be read or parsed, other than for the process's end.

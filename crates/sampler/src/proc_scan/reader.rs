@@ -5,15 +5,16 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use objects::MappedFile;
 use procfs::process::{Process, Stat};
+use profile::Place;
 
-use super::{Container, ProcSource, ScannedProcess, cgroup, maps_text};
+use super::{ProcSource, ScannedProcess, maps_text};
 use crate::clock;
 use crate::comm::Comm;
+use crate::place::{Host, PlaceSource};
 
 /// What is read of one file at the most: some 80,000 mappings.
 const MAX_FILE_BYTES: u64 = 8 << 20;
@@ -24,16 +25,25 @@ pub(crate) struct ProcFs {
     root: PathBuf,
     ticks_per_second: u64,
     errors: AtomicU64,
+    host: Option<Host>,
 }
 
 impl ProcFs {
-    /// The host's own.
+    /// The host's own, without cgroups.
     pub(crate) fn new() -> Self {
         Self {
             root: PathBuf::from("/proc"),
             ticks_per_second: procfs::ticks_per_second().max(1),
             errors: AtomicU64::new(0),
+            host: None,
         }
+    }
+
+    /// With cgroups. `controller`: the one of version 1 that is part of samples' ids.
+    pub(crate) fn with_cgroups(controller: Option<&'static str>) -> Self {
+        let proc = Self::new();
+        let host = Some(Host::new(&proc.root, controller));
+        Self { host, ..proc }
     }
 
     /// `stat` of a process.
@@ -113,18 +123,13 @@ impl ProcSource for ProcFs {
             let mapped = maps.iter().flatten().find(|m| m.file.path == path);
             mapped.map_or_else(|| MappedFile { path: path.to_vec(), ..MappedFile::default() }, |m| m.file.clone())
         });
-        let container = self.container(tgid).map_or_else(Container::default, Container::Read);
+        let place = self.place_of(tgid);
         let threads = u32::try_from(stat.num_threads).unwrap_or(1);
-        Some(ScannedProcess { tgid, start_mono_ns, latest_start_mono_ns, comm, threads, maps, executable, container })
+        Some(ScannedProcess { tgid, start_mono_ns, latest_start_mono_ns, comm, threads, maps, executable, place })
     }
 
     fn all(&self) -> Vec<ScannedProcess> {
         self.tgids().into_iter().filter_map(|tgid| self.process(tgid)).collect()
-    }
-
-    fn container(&self, tgid: u32) -> Option<Option<Arc<str>>> {
-        let text = self.read(&self.path(tgid, "cgroup")).ok()?;
-        Some(cgroup::container_id(&text).map(Arc::from))
     }
 
     fn exists(&self, tgid: u32) -> bool {
@@ -133,6 +138,24 @@ impl ProcSource for ProcFs {
 
     fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
+    }
+}
+
+impl PlaceSource for ProcFs {
+    fn key_of_created(&self, number: u64) -> u64 {
+        self.host.as_ref().map_or(number, |host| host.key_of_v2(number))
+    }
+
+    fn place(&self, id: u64, created: Option<&[u8]>) -> Option<Place> {
+        self.host.as_ref()?.place(id, created)
+    }
+
+    fn place_of(&self, tgid: u32) -> Option<(u64, Place)> {
+        self.host.as_ref()?.of_process(tgid)
+    }
+
+    fn cgroup_exists(&self, id: u64) -> Option<bool> {
+        self.host.as_ref()?.exists(id)
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) use maps::{FileKind, MapBudget, MapFile, MapSet, Mapping};
 pub(crate) use one::Process;
 
 use crate::comm::Comm;
-use crate::proc_scan::Container;
+use crate::declared::Environment;
 use crate::sideband::{Kind, MapRecord, Record};
 
 /// Processes held at the most, ended ones included.
@@ -106,7 +106,7 @@ impl ProcessTable {
                 }
             }
             Kind::Map { tgid, map } => self.mapped(time, *tgid, map),
-            Kind::Lost { .. } => (),
+            Kind::Cgroup { .. } | Kind::Lost { .. } => (),
             Kind::Scanned(scanned) => self.scanned(time, scanned),
         }
     }
@@ -196,7 +196,7 @@ impl ProcessTable {
             child.executable.clone_from(&parent.executable);
             child.maps = Arc::clone(&parent.maps);
             child.maps_known = parent.maps_known;
-            child.container = parent.container.inherited();
+            child.environment = parent.environment.clone();
         }
         self.push(child);
     }
@@ -216,7 +216,7 @@ impl ProcessTable {
             process.awaits_executable = true;
             process.maps = maps;
             process.maps_known = true;
-            process.container = process.container.inherited();
+            process.environment = Environment::NotRead;
             process.executed_mono_ns = Some(time);
             process.threads = 1;
         }
@@ -260,7 +260,7 @@ impl ProcessTable {
             executable: None,
             maps: Arc::new(MapSet::new(&self.budget)),
             maps_known: false,
-            container: Container::NotRead(None),
+            environment: Environment::NotRead,
             reread_mono_ns: None,
             threads: 1,
             executed_mono_ns: None,

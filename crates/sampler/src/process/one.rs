@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::identity::Start;
 use super::maps::{MapFile, MapSet};
 use crate::comm::Comm;
-use crate::proc_scan::Container;
+use crate::declared::Environment;
 
 /// From the record of an exec to the new program's first instruction, mostly less than a millisecond.
 const EXEC_NS: u64 = 20_000_000;
@@ -27,8 +27,8 @@ pub(crate) struct Process {
     pub(crate) maps: Arc<MapSet>,
     /// Whether `maps` is what the process has, or only what was seen of it.
     pub(crate) maps_known: bool,
-    /// The container that it runs in.
-    pub(crate) container: Container,
+    /// What its environment declares.
+    pub(crate) environment: Environment,
     /// When /proc was last read for it.
     pub(crate) reread_mono_ns: Option<u64>,
     pub(super) threads: u32,

@@ -6,7 +6,8 @@ use objects::MappedFile;
 use rustc_hash::FxHashSet;
 
 use super::{MapFile, MapSet, Mapping, ProcessTable, Start};
-use crate::proc_scan::{Container, ScannedProcess};
+use crate::declared::Environment;
+use crate::proc_scan::ScannedProcess;
 use crate::sideband::MapRecord;
 
 impl ProcessTable {
@@ -68,13 +69,12 @@ impl ProcessTable {
         let mut renamed = process.comm != scanned.comm && process.executable.is_none();
         process.comm = scanned.comm;
         if let Some(executable) = executable {
-            renamed |= process.executable.as_ref().is_none_or(|known| **known != *executable);
+            if process.executable.as_ref().is_none_or(|known| **known != *executable) {
+                renamed = true;
+                process.environment = Environment::NotRead;
+            }
             process.executable = Some(executable);
             process.awaits_executable = false;
-        }
-        if let Container::Read(_) = scanned.container {
-            renamed |= process.container.id() != scanned.container.id();
-            process.container = scanned.container.clone();
         }
         if let Some(maps) = maps {
             // An ending process has no mappings any more; what was known of it names its samples still.

@@ -1,6 +1,8 @@
 use objects::MappedFile;
+use profile::Declared;
 
 use super::*;
+use crate::declared::Environment;
 use crate::fakes::FakeObjects;
 use crate::process::{ProcessTable, Sighting};
 use crate::sideband::{Kind, MapRecord, Record};
@@ -75,26 +77,42 @@ fn an_owner_says_who_it_is() {
     let process = process(&mut table);
     let objects = FakeObjects::default();
     let mut resolver = Resolver::new(objects.clone(), false);
-    let owner = resolver.owner(&head(0), Some(process));
+    let owner = resolver.owner(&head(0), Some(process), None);
     assert_eq!((&*owner.process_name, &*owner.comm), ("app", "worker"));
     assert_eq!(&*owner.executable_path, "/app (deleted)");
     assert_eq!(owner.executable, Some(objects.id("/app (deleted)")));
     assert_eq!(owner.process, ProcessKey { tgid: 10, leader_start_mono_ns: 90 });
     assert_eq!((owner.tid, owner.cgroup_id, owner.kernel_thread), (None, 4, false));
     assert!(resolver.info(owner.executable.unwrap()).is_some());
-    assert!(Arc::ptr_eq(&owner, &resolver.owner(&SampleHead { tid: 12, ..head(9) }, Some(process))));
+    assert!(Arc::ptr_eq(&owner, &resolver.owner(&SampleHead { tid: 12, ..head(9) }, Some(process), None)));
     let mut per_thread = Resolver::new(objects, true);
-    assert_eq!(per_thread.owner(&head(0), Some(process)).tid, Some(11));
-    assert_ne!(per_thread.owner(&SampleHead { tid: 12, ..head(0) }, Some(process)).tid, Some(11));
+    assert_eq!(per_thread.owner(&head(0), Some(process), None).tid, Some(11));
+    assert_ne!(per_thread.owner(&SampleHead { tid: 12, ..head(0) }, Some(process), None).tid, Some(11));
+}
+
+#[test]
+fn what_is_learned_later_makes_another_owner() {
+    let mut table = table();
+    let process = process(&mut table);
+    let mut resolver = Resolver::new(FakeObjects::default(), false);
+    let first = resolver.owner(&head(0), Some(process), None);
+    let place = Arc::new(Place { cgroup: "/a".into(), ..Place::default() });
+    let second = resolver.owner(&head(0), Some(process), Some(&place));
+    assert_eq!((first.place.as_ref(), second.place.as_ref()), (None, Some(&place)));
+    let declared = Arc::new(Declared { service_name: Some("cart".into()), ..Declared::default() });
+    process.environment = Environment::Read(Some(Arc::clone(&declared)));
+    let third = resolver.owner(&head(0), Some(process), Some(&place));
+    assert_eq!((second.declared.as_ref(), third.declared.as_ref()), (None, Some(&declared)));
+    assert!(Arc::ptr_eq(&third, &resolver.owner(&head(0), Some(process), Some(&place))));
 }
 
 #[test]
 fn an_owner_without_a_process_still_has_a_name() {
     let mut resolver = Resolver::new(FakeObjects::default(), false);
     let kernel = SampleHead { flags: FLAG_KERNEL_THREAD, ..head(0) };
-    let owner = resolver.owner(&kernel, None);
+    let owner = resolver.owner(&kernel, None, None);
     assert_eq!((&*owner.process_name, owner.kernel_thread), ("worker", true));
-    let nameless = resolver.owner(&SampleHead { comm: [0; 16], ..head(0) }, None);
+    let nameless = resolver.owner(&SampleHead { comm: [0; 16], ..head(0) }, None, None);
     assert_eq!(&*nameless.process_name, "[unknown]");
 }
 
@@ -104,10 +122,10 @@ fn what_is_not_used_is_forgotten_but_not_what_owners_need() {
     let process = process(&mut table);
     let mut resolver = Resolver::new(FakeObjects::default(), false);
     resolver.mappings(process, &head(0x3010), &[]);
-    let owner = resolver.owner(&head(0), Some(process));
+    let owner = resolver.owner(&head(0), Some(process), None);
     for _ in 0..5 {
         resolver.turn();
-        resolver.owner(&head(0), Some(process));
+        resolver.owner(&head(0), Some(process), None);
         assert!(resolver.info(owner.executable.unwrap()).is_some());
     }
     assert!(resolver.maps.is_empty());

@@ -55,6 +55,7 @@ pub(crate) struct SideBand {
     rings: BTreeMap<u32, Ring>,
     page_bytes: usize,
     ring_bytes: usize,
+    cgroups: bool,
     scratch: Vec<u8>,
 }
 
@@ -68,10 +69,10 @@ pub(crate) struct Drained {
 }
 
 impl SideBand {
-    /// Opens a ring for every CPU of `online`; recording begins at once.
-    pub(crate) fn open(online: &[u32], page_bytes: usize) -> Result<Self, SideBandError> {
+    /// Opens a ring for every CPU of `online`; recording begins at once. `cgroups`: also of new cgroups, where that can be.
+    pub(crate) fn open(online: &[u32], page_bytes: usize, cgroups: bool) -> Result<Self, SideBandError> {
         let ring_bytes = if online.len() > MANY_CPUS { RING_BYTES_MANY_CPUS } else { RING_BYTES };
-        let mut all = Self { rings: BTreeMap::new(), page_bytes, ring_bytes, scratch: Vec::new() };
+        let mut all = Self { rings: BTreeMap::new(), page_bytes, ring_bytes, cgroups, scratch: Vec::new() };
         for &cpu in online {
             all.add(cpu)?;
         }
@@ -116,7 +117,7 @@ impl SideBand {
 
     fn add(&mut self, cpu: u32) -> Result<(), SideBandError> {
         loop {
-            match Ring::open(cpu, self.page_bytes, self.ring_bytes.max(self.page_bytes)) {
+            match Ring::open(cpu, self.page_bytes, self.ring_bytes.max(self.page_bytes), self.cgroups) {
                 Ok(ring) => {
                     self.rings.insert(cpu, ring);
                     return Ok(());

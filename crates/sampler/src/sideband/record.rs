@@ -14,6 +14,7 @@ const RECORD_COMM: u32 = 3;
 const RECORD_EXIT: u32 = 4;
 const RECORD_FORK: u32 = 7;
 const RECORD_MMAP2: u32 = 10;
+const RECORD_CGROUP: u32 = 19;
 const MISC_COMM_EXEC: u16 = 1 << 13;
 const PROT_EXEC: u32 = 4;
 /// Type, misc and size.
@@ -43,6 +44,8 @@ pub(crate) enum Kind {
     Comm { tgid: u32, comm: Comm, exec: bool },
     /// Executable memory was mapped.
     Map { tgid: u32, map: Box<MapRecord> },
+    /// A cgroup of version 2 was made: its number, and its path from the hierarchy's root.
+    Cgroup { number: u64, path: Box<[u8]> },
     /// So many records were lost before this one.
     Lost { records: u64 },
     /// Not of the kernel: what /proc said of a process at this time.
@@ -66,6 +69,7 @@ impl Record {
             + match &self.kind {
                 Kind::Map { map, .. } => size_of::<MapRecord>() + map.file.path.capacity(),
                 Kind::Scanned(process) => process.cost_bytes(),
+                Kind::Cgroup { path, .. } => path.len(),
                 _ => 0,
             }
     }
@@ -123,6 +127,10 @@ fn parse_checked(bytes: &[u8], cpu: u32) -> Option<Parsed> {
                 file: MappedFile { major, minor, inode, generation, path },
             };
             (trailer, Kind::Map { tgid, map: Box::new(map) })
+        }
+        RECORD_CGROUP => {
+            let path = until_nul(body.get(8..)?).into();
+            (trailer, Kind::Cgroup { number: u64_at(body, 0)?, path })
         }
         RECORD_LOST => (trailer, Kind::Lost { records: u64_at(body, 8)? }),
         _ => return Some(Parsed::Skipped),
@@ -219,9 +227,17 @@ mod tests {
         assert_eq!(parse(&bytes(RECORD_LOST, 0, &body, 5), 3), record(5, Kind::Lost { records: 19_933 }));
     }
 
+    #[test]
+    fn a_new_cgroup_has_its_number_and_path() {
+        let body = [42u64.to_ne_bytes().as_slice(), b"/docker/\xff\n\0\0\0\0\0\0"].concat();
+        let kind = Kind::Cgroup { number: 42, path: (*b"/docker/\xff\n").into() };
+        assert_eq!(parse(&bytes(RECORD_CGROUP, 0, &body, 5), 3), record(5, kind));
+        assert_eq!(parse(&bytes(RECORD_CGROUP, 0, &[0; 4], 5), 3), Parsed::Malformed);
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_are_taken_without_a_panic(kind in 0u32..12, misc: u16, body: Vec<u8>, cut in 0usize..80) {
+        fn any_bytes_are_taken_without_a_panic(kind in 0u32..22, misc: u16, body: Vec<u8>, cut in 0usize..80) {
             let all = bytes(kind, misc, &body, 1);
             parse(&all[..all.len().saturating_sub(cut)], 0);
         }

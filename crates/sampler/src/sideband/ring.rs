@@ -29,9 +29,13 @@ pub(super) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Opens the dummy event of one CPU, enabled, and maps `data_bytes` (a power of two, whole pages) of ring.
-    pub(super) fn open(cpu: u32, page_bytes: usize, data_bytes: usize) -> io::Result<Self> {
-        let fd = open_event(cpu, data_bytes)?;
+    /// Opens the dummy event of one CPU, enabled, and maps `data_bytes` (a power of two, whole pages) of ring. `cgroups`:
+    /// new cgroups are recorded too, where the kernel can (5.7).
+    pub(super) fn open(cpu: u32, page_bytes: usize, data_bytes: usize, cgroups: bool) -> io::Result<Self> {
+        let fd = match open_event(cpu, data_bytes, cgroups) {
+            Err(error) if cgroups && error.raw_os_error() == Some(libc::EINVAL) => open_event(cpu, data_bytes, false)?,
+            result => result?,
+        };
         let length = page_bytes + data_bytes;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice touches no memory of ours.
         let base = unsafe {
@@ -133,7 +137,7 @@ fn record_bytes(first: &[u8], second: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_ne_bytes([byte(at.checked_add(6)?)?, byte(at.checked_add(7)?)?])))
 }
 
-fn open_event(cpu: u32, data_bytes: usize) -> io::Result<OwnedFd> {
+fn open_event(cpu: u32, data_bytes: usize, cgroups: bool) -> io::Result<OwnedFd> {
     // SAFETY: the struct is plain integers and unions of integers, for which zeros are valid.
     let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
     attr.type_ = perf_type_id::PERF_TYPE_SOFTWARE as u32;
@@ -145,6 +149,7 @@ fn open_event(cpu: u32, data_bytes: usize) -> io::Result<OwnedFd> {
     attr.set_comm(1);
     attr.set_comm_exec(1);
     attr.set_task(1);
+    attr.set_cgroup(u64::from(cgroups));
     attr.set_sample_id_all(1);
     attr.set_use_clockid(1);
     attr.clockid = libc::CLOCK_MONOTONIC;

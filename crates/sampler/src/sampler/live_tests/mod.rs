@@ -53,6 +53,10 @@ impl ObjectSource for Paths {
         Some(self.object(&MappedFile { path: b"[vdso]".to_vec(), ..MappedFile::default() }, 0, 0..0))
     }
 
+    fn worker_tgid(&self) -> u32 {
+        0
+    }
+
     fn unwind(&self, request: &UnwindRequest) -> Vec<UserStack> {
         let one = |s: &objects::UserSample| {
             let pc = s.registers.pc;
