@@ -96,7 +96,6 @@ pub(super) async fn folded(State(app): State<Arc<App>>, Query(query): Query<Rang
 }
 
 /// The windows of a range, for a file. A file of nothing is an error: better no file than an empty one.
-#[expect(clippy::type_complexity, reason = "used by two handlers, right above")]
 fn range(app: &App, query: &RangeQuery) -> Result<(Vec<Arc<Profile>>, Filter), Box<Response>> {
     let wanted = || Ok((query.range(&app.store)?, query.filter.filter()?));
     let ((from, to), filter) = wanted().map_err(|error: QueryError| Box::new(refuse(&error)))?;
