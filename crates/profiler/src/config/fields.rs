@@ -193,7 +193,7 @@ pub(super) fn show_kubernetes(from: &Source) -> String {
     .to_owned()
 }
 
-/// Where the kubelet answers: scheme, host, port, and nothing else.
+/// Where the kubelet answers: scheme, host and port; also a path, where a proxy stands before it.
 pub(super) fn kubelet_url(text: &str) -> Result<Option<String>, String> {
     const GOOD: &str = "write for example https://127.0.0.1:10250";
     let text = text.trim().trim_end_matches('/');
@@ -204,8 +204,8 @@ pub(super) fn kubelet_url(text: &str) -> Result<Option<String>, String> {
     if !matches!(url.scheme_str(), Some("https" | "http")) {
         return Err(format!("has neither https:// nor http:// in front: {GOOD}"));
     }
-    if url.path() != "/" || url.query().is_some() || url.authority().is_some_and(|a| a.as_str().contains('@')) {
-        return Err(format!("holds more than scheme, host and port: {GOOD}"));
+    if url.query().is_some() || url.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return Err(format!("holds a user or a query: {GOOD}"));
     }
     Ok(Some(text.to_owned()))
 }

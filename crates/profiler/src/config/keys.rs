@@ -203,7 +203,7 @@ mod tests {
             ("filter.exclude", "comm=a,unit="),
             ("identity.kubernetes", "docker"),
             ("identity.kubelet_url", "node:10250"),
-            ("identity.kubelet_url", "https://node:10250/pods"),
+            ("identity.kubelet_url", "https://node:10250?x=y"),
             ("identity.kubelet_url", "https://user:password@node:10250"),
             ("identity.host_root", "host"),
             ("identity.host_root", ""),

@@ -84,6 +84,19 @@ pub(crate) fn load_over(
             problem: "needs the process whose children are meant: add --pid N".to_owned(),
         });
     }
+    if settings.identity.kubernetes == identity::Source::Off
+        && !settings.identity.runtimes
+        && let Some(rule) =
+            settings.filter.include.iter().chain(&settings.filter.exclude).find(|rule| rule.needs_names())
+    {
+        return Err(ConfigError::Value {
+            origin: "filter".to_owned(),
+            value: rule.to_string(),
+            problem: "needs the names of containers, and nobody is asked for them: set identity.kubernetes or \
+                      identity.runtimes, or write the rule by cgroup, unit, executable or comm"
+                .to_owned(),
+        });
+    }
     // A profile is made of whole base windows.
     settings.export.interval = settings.export.interval.max(settings.sampling.window);
     Ok(Loaded { settings, file, ignored })
@@ -164,6 +177,16 @@ mod tests {
         let loaded = load(None, &env, &[("sampling.frequency", "8".into())]).unwrap();
         assert_eq!(loaded.settings.sampling.frequency_hz, 8);
         assert!(load(Some(Path::new("/does/not/exist.yaml")), &env, &[]).is_err());
+    }
+
+    #[test]
+    fn rules_need_somebody_who_knows_names() {
+        let off = [("PROFILER_KUBERNETES", "off"), ("PROFILER_RUNTIMES", "false")];
+        let with = |rule: &str| load(None, &Environment::of(&off), &[("filter.exclude", rule.into())]);
+        assert!(with("comm=a,cgroup=/b").is_ok());
+        let error = with("comm=a,namespace=b").unwrap_err().to_string();
+        assert!(error.starts_with("filter: `namespace=b` needs the names of containers"), "{error}");
+        assert!(load(None, &Environment::of(&off[1..]), &[("filter.exclude", "pod=b".into())]).is_ok());
     }
 
     #[test]
