@@ -69,6 +69,18 @@ pub fn kubernetes(name: &str) -> PathBuf {
     repository().join("tests/kubernetes").join(name)
 }
 
+/// A file under `deploy`.
+#[must_use]
+pub fn deploy(name: &str) -> PathBuf {
+    repository().join("deploy").join(name)
+}
+
+/// A source of the workloads, under `tests/workloads`.
+#[must_use]
+pub fn source(name: &str) -> PathBuf {
+    repository().join("tests/workloads").join(name)
+}
+
 /// The folder of the cluster that runs.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ pub mod node;
 pub mod overlay;
 pub mod plain;
 pub mod prometheus;
+pub mod received;
 pub mod remains;
 
 use std::collections::BTreeMap;
