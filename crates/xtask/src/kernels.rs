@@ -250,7 +250,7 @@ impl Apt {
 }
 
 /// The mirror that this machine's apt is set up with.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let lists =
         fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     std::iter::once(PathBuf::from("/etc/apt/sources.list"))

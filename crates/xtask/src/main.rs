@@ -3,6 +3,8 @@
 mod bench;
 mod build_bpf;
 mod cluster;
+mod deploy;
+mod image;
 mod kernels;
 mod packages;
 mod peers;
@@ -37,6 +39,10 @@ enum Task {
     Bench(bench::BenchArgs),
     /// A real Kubernetes of one node on this machine, for tests.
     Cluster(cluster::ClusterArgs),
+    /// Check manifests, rules, dashboard and Dockerfile with the programs that will read them.
+    Deploy(deploy::DeployArgs),
+    /// Build the image of the Dockerfile, for tests.
+    Image(image::ImageArgs),
     /// Build the programs that end-to-end tests profile.
     Workloads,
 }
@@ -49,6 +55,8 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Cluster(args) => cluster::run(&args),
+        Task::Deploy(args) => deploy::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Workloads => workloads::build(),
     };
     match done {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::deploy::{self, DeployArgs};
 use crate::shell::{logged, repository, say, shown, target};
 use crate::{cluster, packages, peers, workloads};
 
@@ -168,6 +169,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             "warnings",
         ];
         report.stage("lint", |_| checked(&lint));
+        if e2e && !args.no_peers {
+            report.stage("deploy", |_| deploy::run(&DeployArgs::default()));
+        }
     }
     report.stage("unit and integration tests", |report| {
         let mut command = cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]);
