@@ -4,14 +4,14 @@ use std::{
     error::Error,
     ffi::CStr,
     fs,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use sampler::kernel::TickVerdict;
-use sampler_abi::{CONTROL_ONLY_LISTED, CONTROL_VERDICTS, VerdictKey};
+use sampler_abi::{CONTROL_ONLY_LISTED, CONTROL_VERDICTS, CgroupIdParts, VerdictKey};
 
 use crate::{
     machine,
@@ -25,6 +25,8 @@ const V1: &CStr = c"/tmp/v1";
 /// A hierarchy goes some time after its last cgroup.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
+/// The number of every hierarchy's root.
+const ROOT: u64 = 1;
 const CONTROLLERS: [&CStr; 3] = [c"memory", c"pids", c"cpu"];
 
 /// A mounted hierarchy with one cgroup.
@@ -105,9 +107,12 @@ fn trial(v2: bool, v1: bool) -> Outcome {
     if ids.v1_controller() != controller.as_deref() {
         return Err(format!("{controller:?} is in version 1, ids are of {:?}", ids.v1_controller()).into());
     }
-    let mounts = ids.mounts(Path::new("/"));
-    let (root, group) = (Path::new("/"), Path::new("/trial"));
-    let id = mounts.id(if v2 { group } else { root }, group)?;
+    let number = |at: &CStr| {
+        let group = hierarchies.iter().find(|hierarchy| hierarchy.at == at).map(|hierarchy| &hierarchy.group);
+        group.map_or(Ok(ROOT), |group| fs::metadata(group).map(|group| group.ino()))
+    };
+    let (of_v2, of_v1) = (number(V2)?, number(V1)?);
+    let id = CgroupIdParts { v2: of_v2, v1: v1.then_some(of_v1) }.id();
     let verdicts = side.verdicts();
     side.attach()?;
     let (mut records, mut right, mut wrong) = (0usize, 0usize, 0usize);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -15,7 +16,44 @@ use sampler_abi::{
 
 use crate::support::{Process, Spinning, attached, config, drain_until, every_cpu_busy, turn};
 
-const HOST_ROOT: &str = "/proc/1/root";
+/// Where this machine has version 2 and the controller of version 1 that ids are of.
+struct Mounts {
+    v2: Option<PathBuf>,
+    v1: Option<PathBuf>,
+    controller: Option<&'static str>,
+}
+
+impl Mounts {
+    fn here() -> Self {
+        let controller = KernelSide::load(&config(19, 0, &[])).unwrap().cgroup_ids().v1_controller();
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = |kind: &str, option: Option<&str>| {
+            table.lines().find_map(|line| {
+                let (mount, of) = line.split_once(" - ")?;
+                let is_it = of.split(' ').next() == Some(kind)
+                    && option.is_none_or(|option| of.rsplit([' ', ',']).any(|word| word == option));
+                is_it.then(|| PathBuf::from(mount.split(' ').nth(4).unwrap()))
+            })
+        };
+        let v1 = controller.map(|controller| mounted("cgroup", Some(controller)).unwrap());
+        Self { v2: mounted("cgroup2", None), v1, controller }
+    }
+
+    /// The id that samples of a process have, from its paths.
+    fn id_of(&self, process: &Process) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", process.tgid())).unwrap();
+        let number = |root: &Option<PathBuf>, wanted: &str| {
+            let Some(root) = root else { return 1 };
+            let path = text.lines().find_map(|line| {
+                let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+                controllers.split(',').any(|one| one == wanted).then(|| path.trim_start_matches('/'))
+            });
+            fs::metadata(root.join(path.unwrap())).unwrap().ino()
+        };
+        let v1 = self.controller.map(|controller| number(&self.v1, controller));
+        CgroupIdParts { v2: number(&self.v2, ""), v1 }.id()
+    }
+}
 
 /// A cgroup that ends with the test, and what is in it too.
 struct Cgroup(PathBuf);
@@ -44,19 +82,6 @@ impl Drop for Cgroup {
             thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-/// The paths of a process in version 2 and in a controller of version 1, as /proc has them.
-fn paths(tgid: u32, controller: Option<&str>) -> (PathBuf, PathBuf) {
-    let text = fs::read_to_string(format!("/proc/{tgid}/cgroup")).unwrap();
-    let of = |wanted: &str| {
-        let path = text.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            controllers.split(',').any(|one| one == wanted).then(|| PathBuf::from(path))
-        });
-        path.unwrap_or_else(|| PathBuf::from("/"))
-    };
-    (of(""), controller.map_or_else(|| PathBuf::from("/"), of))
 }
 
 fn watching(tgids: &[u32]) -> KernelConfig {
@@ -91,22 +116,22 @@ fn who_comes(side: &mut KernelSide, ticks: u64) -> Vec<u32> {
 }
 
 /// A cgroup in version 2, then one in the controller of version 1, whichever this machine has.
-fn each_hierarchy(each: impl Fn(&Path)) {
-    let mounts = KernelSide::load(&config(19, 0, &[])).unwrap().cgroup_ids().mounts(Path::new(HOST_ROOT));
-    assert!(mounts.v2.is_some() || mounts.v1.is_some(), "no cgroups on this machine: {mounts:?}");
-    [mounts.v2, mounts.v1].iter().flatten().for_each(|root| each(root));
+fn each_hierarchy(each: impl Fn(&Mounts, &Path)) {
+    let mounts = Mounts::here();
+    assert!(mounts.v2.is_some() || mounts.v1.is_some(), "no cgroups on this machine");
+    [&mounts.v2, &mounts.v1].into_iter().flatten().for_each(|root| each(&mounts, root));
 }
 
 #[test]
 fn a_cgroup_is_filtered_and_a_process_of_it_is_not() {
     let Some(_turn) = turn() else { return };
-    each_hierarchy(|root| {
+    each_hierarchy(|mounts, root| {
         let (inside, other) = (Process::burning(), Process::burning());
-        let before = inside.cgroup_id();
+        let before = mounts.id_of(&inside);
         let _cgroup = Cgroup::of(root, &inside);
-        let id = inside.cgroup_id();
+        let id = mounts.id_of(&inside);
         assert_ne!(id, before, "its cgroup is another");
-        assert_eq!(before, other.cgroup_id());
+        assert_eq!(before, mounts.id_of(&other));
 
         let (mut both, mut one) = (vec![inside.tgid(), other.tgid()], vec![other.tgid()]);
         both.sort_unstable();
@@ -148,7 +173,7 @@ fn a_filtered_cgroup_puts_nothing_into_the_ring() {
     let process = Process::burning();
     let mut side = attached(&watching(&[process.tgid()]));
     let verdicts = side.verdicts();
-    assert!(verdicts.set(VerdictKey::cgroup(process.cgroup_id()), TickVerdict::Filter).unwrap());
+    assert!(verdicts.set(VerdictKey::cgroup(Mounts::here().id_of(&process)), TickVerdict::Filter).unwrap());
     settle(&mut side);
     let handle = side.counters();
     let before = handle.read().unwrap().total();
@@ -169,16 +194,15 @@ fn a_filtered_cgroup_puts_nothing_into_the_ring() {
 #[test]
 fn ids_are_those_of_the_paths() {
     let Some(_turn) = turn() else { return };
-    each_hierarchy(|root| {
+    each_hierarchy(|mounts, root| {
         let process = Process::burning();
         let _cgroup = Cgroup::of(root, &process);
         let mut side = attached(&watching(&[process.tgid()]));
-        let controller = side.cgroup_ids().v1_controller();
         let ids = std::cell::RefCell::new(Vec::new());
         drain_until(&mut side, |sample| ids.borrow_mut().push(sample.head.cgroup_id), || ids.borrow().len() >= 20);
-        let expected = process.cgroup_id();
+        let expected = mounts.id_of(&process);
         assert!(ids.borrow().iter().all(|id| *id == expected), "{expected:x}: {:x?}", ids.borrow());
-        assert_eq!(CgroupIdParts::of(expected).v1.is_some(), controller.is_some());
+        assert_eq!(CgroupIdParts::of(expected).v1.is_some(), mounts.controller.is_some());
     });
 }
 
@@ -239,14 +263,4 @@ fn own_processes_may_change_while_it_runs() {
     assert_eq!(who_comes(&mut side, 300), [0u32; 0]);
     assert!(matches!(handle.set(&[1; MAX_OWN_TGIDS + 1]), Err(KernelError::TooManyOwn(9))));
     assert_eq!(who_comes(&mut side, 300), [0u32; 0], "those before stay");
-}
-
-impl Process {
-    /// The id that its samples have, from its paths.
-    fn cgroup_id(&self) -> u64 {
-        let side = KernelSide::load(&config(19, 0, &[])).unwrap();
-        let ids = side.cgroup_ids();
-        let (v2, v1) = paths(self.tgid(), ids.v1_controller());
-        ids.mounts(Path::new(HOST_ROOT)).id(&v2, &v1).unwrap()
-    }
 }
