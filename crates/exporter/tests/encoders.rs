@@ -1,13 +1,16 @@
 //! All encoders on profiles that break their own rules: never a panic, never a message that breaks its rules.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
 
+use exporter::metrics::{Aggregated, AggregatedSettings, BuildInfo, Metrics, Sources, Statistics};
 use exporter::otlp::{Encoder, ResourceSettings};
 use exporter::pprof::{self, PprofOptions};
 use exporter::{flamegraph, folded, table};
 use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
 use profile::named::{Entry, Function, Line, Location, LocationKind, Mapping};
-use profile::{BuildId, Container, Owner, Place, ProcessKey, Profile, Runtime, Span};
+use profile::stats::Snapshot;
+use profile::{BuildId, Container, Identity, Owner, Place, ProcessKey, Profile, Runtime, Span};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -49,8 +52,17 @@ fn location() -> impl Strategy<Value = Location> {
 }
 
 fn owner() -> impl Strategy<Value = Arc<Owner>> {
-    (0u32..3, option::of(any::<u32>()), text(), text(), text(), option::of(text()), any::<bool>()).prop_map(
-        |(tgid, tid, comm, process_name, executable_path, container_id, kernel_thread)| {
+    let names = (text(), text(), text(), vec((text(), text()), 0..4));
+    let keys = ["k8s.container.name", "k8s.namespace.name", "k8s.pod.name"].map(Arc::<str>::from);
+    let identity = names.prop_map(move |(service_name, pod, container, mut attributes)| {
+        attributes.extend(keys.iter().cloned().zip([container, pod.clone(), pod]));
+        attributes.sort();
+        attributes.dedup_by(|a, b| a.0 == b.0);
+        Arc::new(Identity { service_name, attributes })
+    });
+    let about = (option::of(text()), option::of(identity));
+    (0u32..3, option::of(any::<u32>()), text(), text(), text(), about, any::<bool>()).prop_map(
+        |(tgid, tid, comm, process_name, executable_path, (container_id, identity), kernel_thread)| {
             Arc::new(Owner {
                 process: ProcessKey { tgid, leader_start_mono_ns: 1 },
                 tid,
@@ -62,6 +74,7 @@ fn owner() -> impl Strategy<Value = Arc<Owner>> {
                     Arc::new(Place { container: Some(container), ..Place::default() })
                 }),
                 kernel_thread,
+                identity,
                 ..Owner::default()
             })
         },
@@ -107,6 +120,25 @@ fn profile() -> impl Strategy<Value = Profile> {
     )
 }
 
+struct Nothing;
+
+impl Statistics for Nothing {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::default()
+    }
+}
+
+/// What a scrape tells of samples by function: the sum of what ran itself.
+fn aggregated(p: &Profile, series: usize) -> u64 {
+    let aggregated = Arc::new(Aggregated::new(AggregatedSettings { series, ..AggregatedSettings::default() }));
+    aggregated.add(p);
+    let (statistics, build) = (Arc::new(Nothing), BuildInfo::default());
+    let sources = Sources { statistics, delivery: None, store: None, aggregated: Some(aggregated), build };
+    let text = Metrics::new(sources).unwrap().render().unwrap();
+    let rows = text.lines().filter(|l| l.starts_with("profiler_aggregated_total{") && l.contains("self=\"true\""));
+    rows.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
 proptest! {
     #[test]
     fn broken_profiles_make_valid_messages(
@@ -132,5 +164,13 @@ proptest! {
         let owned: u64 = p.entries.iter().filter(|e| (e.owner as usize) < p.owners.len()).map(|e| e.count).sum();
         let sent: u64 = encoded.requests.iter().map(exporter::otlp::Request::samples).sum();
         prop_assert_eq!(sent + encoded.too_large, owned);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn broken_profiles_are_counted_to_the_sample(p in profile(), series in 1_usize..8) {
+        prop_assert_eq!(aggregated(&p, series), p.samples());
     }
 }

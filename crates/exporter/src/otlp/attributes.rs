@@ -34,12 +34,14 @@ pub(crate) enum Weight {
     Name,
     /// What the operator configured for all.
     Configured,
-    /// `service.*`, `deployment.*`, and what else a process or a pod says by conventional keys.
+    /// `service.*`, `deployment.*`, and the path of the executable.
     Conventional,
-    /// Identifiers and versions that a person seldom selects by: UIDs, images, `os.*`, `host.*`, the executable's path.
-    Detail,
-    /// Labels and annotations of pods and namespaces.
+    /// Labels and annotations of pods and namespaces: the operator selected them.
     Label,
+    /// Identifiers and versions that a person seldom selects by: UIDs, images.
+    Detail,
+    /// What is the same for the whole host, beside its name.
+    Host,
     /// Whatever else the process declares of itself.
     Declared,
 }
@@ -54,9 +56,11 @@ impl Weight {
             || (key.starts_with("k8s.") && key.ends_with(".name"))
         {
             Self::Name
-        } else if begins(&["service.", "deployment."]) {
+        } else if key == "process.executable.path" || begins(&["service.", "deployment."]) {
             Self::Conventional
-        } else if begins(&["k8s.", "container.", "host.", "os.", "process.", "telemetry.", "systemd.", "cloud."]) {
+        } else if begins(&["host.", "os."]) {
+            Self::Host
+        } else if begins(&["k8s.", "container.", "process.", "telemetry.", "systemd.", "cloud."]) {
             Self::Detail
         } else {
             Self::Declared
@@ -180,6 +184,7 @@ mod tests {
     fn what_gives_way() {
         let rows = [
             "zone",
+            "os.type",
             "k8s.pod.label.app",
             "k8s.pod.uid",
             "service.version",
@@ -198,8 +203,8 @@ mod tests {
             attributes.text(Weight::Configured, "team", "a");
             keys(attributes, max).0
         };
-        assert_eq!(left(99).len(), 11);
-        let gone: Vec<String> = (1..11)
+        assert_eq!(left(99).len(), 12);
+        let gone: Vec<String> = (1..12)
             .rev()
             .map(|max| {
                 let (more, less) = (left(max + 1), left(max));
@@ -209,9 +214,10 @@ mod tests {
         let order = [
             "zone",
             "area",
-            "k8s.pod.label.app",
+            "os.type",
             "k8s.pod.uid",
             "container.image.name",
+            "k8s.pod.label.app",
             "service.version",
             "team",
             "k8s.pod.name",

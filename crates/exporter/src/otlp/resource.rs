@@ -40,11 +40,12 @@ pub(crate) struct ResourceKey<'a> {
 impl<'a> ResourceKey<'a> {
     pub(crate) fn of(owner: &'a Owner, settings: &ResourceSettings) -> Self {
         let process = settings.include_pid.then_some(owner.process);
+        let identity = owner.identity.as_ref().map(|i| (&*i.service_name, &*i.attributes));
         if owner.kernel_thread {
-            return Self { executable: KERNEL, process, ..Self::default() };
+            return Self { identity, executable: KERNEL, process, ..Self::default() };
         }
         Self {
-            identity: owner.identity.as_ref().map(|i| (&*i.service_name, &*i.attributes)),
+            identity,
             container: owner.container_id().filter(|id| !id.is_empty()),
             executable: executable_name(owner),
             path: executable_path(owner),
@@ -67,7 +68,7 @@ impl<'a> ResourceKey<'a> {
         let mut out = Attributes::new(settings.verbatim_keys);
         out.text(Weight::Service, "service.name", &self.service_name(settings));
         out.text(Weight::Name, "process.executable.name", self.executable);
-        out.text(Weight::Detail, "process.executable.path", self.path);
+        out.text(Weight::Conventional, "process.executable.path", self.path);
         if let Some(process) = self.process {
             out.number(Weight::Name, "process.pid", i64::from(process.tgid));
         }
@@ -79,7 +80,9 @@ impl<'a> ResourceKey<'a> {
             out.text(Weight::of(key), key, value);
         }
         for (key, value) in settings.attributes.iter().filter(|(key, _)| !is_of_process(key)) {
-            out.text(Weight::Configured, key, value);
+            // The agent itself says some of what is the host's this way.
+            let weight = if key.starts_with("os.") { Weight::Host } else { Weight::Configured };
+            out.text(weight, key, value);
         }
         for (key, value) in [
             ("host.name", &settings.host_name),
