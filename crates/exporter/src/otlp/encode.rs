@@ -129,11 +129,13 @@ impl Encoder {
             return None;
         }
         encoded.left_out_attributes += left_out;
-        for (group, resource) in groups.iter().zip(&mut message.resource_profiles) {
+        for resource in &mut message.resource_profiles {
+            // By what is told: keys that differ only in what was left out are one resource to whoever receives them.
+            let told = FxBuildHasher.hash_one(resource.resource.as_ref().map(Message::encode_to_vec));
             for p in resource.scope_profiles.iter_mut().flat_map(|s| &mut s.profiles) {
                 let end = p.time_unix_nano.saturating_add(p.duration_nano);
                 let timed = p.samples.iter().any(|s| !s.timestamps_unix_nano.is_empty());
-                p.time_unix_nano = self.starts.take(FxBuildHasher.hash_one(&group.key), p.time_unix_nano, timed);
+                p.time_unix_nano = self.starts.take(told, p.time_unix_nano, timed);
                 p.duration_nano = end.saturating_sub(p.time_unix_nano).max(1);
                 p.profile_id = self.identifier().to_vec();
             }

@@ -179,6 +179,15 @@ fn no_two_profiles_of_a_resource_begin_in_one_millisecond() {
 }
 
 #[test]
+fn resources_that_are_told_alike_share_no_millisecond() {
+    let p = Builder::window(0).row(1, "/a/app", &["f"], 3).row(2, "/b/app", &["f"], 2).build();
+    let m = one(&p, ResourceSettings { max_attributes: 2, ..ResourceSettings::default() });
+    let [a, b] = m.resource_profiles.as_slice() else { panic!("{m:?}") };
+    assert_eq!(a.resource, b.resource);
+    assert_eq!(profile_of(b).time_unix_nano - profile_of(a).time_unix_nano, 1_000_000);
+}
+
+#[test]
 fn a_stack_too_large_alone_is_counted() {
     let long = "x".repeat(10_000);
     let p = Builder::window(0)
