@@ -18,9 +18,9 @@ use crate::expression::{self, Memory, Miss};
 /// Functions of one section.
 const MAX_ROWS: usize = 4_000_000;
 /// The largest seen in the wild has 48.
-const MAX_CIE_BYTES: u64 = 4096;
+pub(crate) const MAX_CIE_BYTES: u64 = 4096;
 /// The largest seen in the wild has some ten thousand.
-const MAX_FDE_BYTES: u64 = 256 << 10;
+pub(crate) const MAX_FDE_BYTES: u64 = 256 << 10;
 /// Distinct common entries of one section that are kept while its index is built.
 const MAX_CIES: usize = 65_536;
 
@@ -144,7 +144,7 @@ where
 }
 
 /// The length that the entry at an offset gives for itself.
-fn entry_bytes(section: &[u8], offset: usize) -> Option<u64> {
+pub(crate) fn entry_bytes(section: &[u8], offset: usize) -> Option<u64> {
     let word = section.get(offset..)?.first_chunk::<4>()?;
     Some(u64::from(u32::from_le_bytes(*word)))
 }

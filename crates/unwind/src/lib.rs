@@ -20,6 +20,7 @@
 mod arch;
 mod blob;
 mod cfi;
+mod compile;
 mod error;
 mod expression;
 mod extract;
@@ -28,6 +29,7 @@ mod roots;
 mod unwinder;
 mod walk;
 
+pub use compile::{Compiled, Unsupported, bias, compile};
 pub use error::UnwindError;
 pub use extract::{Limits, extract};
 pub use unwinder::{MAX_FRAMES, MAX_OBJECTS, Unwinder};

@@ -127,6 +127,20 @@ pub struct Process {
 }
 
 impl Process {
+    /// The executable mappings' ranges and offsets, to see whether they changed.
+    pub fn maps_of(traced: &Traced) -> Vec<MapEntry> {
+        let hex = |s: &str| u64::from_str_radix(s, 16).unwrap();
+        let text = fs::read_to_string(format!("/proc/{}/maps", traced.pid)).unwrap();
+        let entry = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (range, flags, offset) = (words.next()?, words.next()?, words.next()?);
+            let (start, end) = range.split_once('-')?;
+            let entry = MapEntry { start: hex(start), end: hex(end), file_offset: hex(offset), object: None };
+            flags.contains('x').then_some(entry)
+        };
+        text.lines().filter_map(entry).collect()
+    }
+
     pub fn of(traced: &Traced) -> Self {
         let mut process = Self {
             maps: Vec::new(),
