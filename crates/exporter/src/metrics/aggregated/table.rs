@@ -12,9 +12,11 @@
 //! departure it is another series, that begins with its whole value and never changes. Prometheus counts no increase
 //! for it. A function that comes back begins at zero again, which `rate()` takes for a restart, rightly.
 //!
-//! Series change places once in [`TURN_NS`] at most. First go those that have not grown for [`QUIET_NS`]: their process
-//! has most likely ended. After them go those with the lowest score, if a candidate's is more than [`LEAD`] times as high.
-//! A score is a number of samples that halves every [`HALF_LIFE_NS`].
+//! Series change places once in [`TURN_NS`] at most, and no more than one in [`SHARE_PER_TURN`]: each that comes is one
+//! more for Prometheus to keep. First go those that have not grown for [`QUIET_NS`]: their process has most likely ended.
+//! After them go those with the lowest score, if a candidate's is more than [`LEAD`] times as high. Who takes another's
+//! place must have been there for [`PROBATION_NS`]: programs that run for a moment shall not push others out. A score is a
+//! number of samples that halves every [`HALF_LIFE_NS`].
 
 use std::sync::Arc;
 
@@ -36,6 +38,12 @@ pub(super) const TURN_NS: u64 = 60 * 1_000_000_000;
 /// A series that has not grown for so long goes first.
 pub(super) const QUIET_NS: u64 = 300 * 1_000_000_000;
 
+/// One in so many series may leave in a turn, and at least one.
+pub(super) const SHARE_PER_TURN: usize = 8;
+
+/// How long before its turn a candidate must have been seen.
+pub(super) const PROBATION_NS: u64 = 15 * 1_000_000_000;
+
 /// Scores are half as high after so long.
 const HALF_LIFE_NS: u64 = 600 * 1_000_000_000;
 
@@ -46,14 +54,20 @@ const LEAD: f64 = 2.0;
 type SeriesKey = (Key, bool);
 
 /// How hot a series is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Score {
     value: f64,
     /// When it last grew.
     at_mono_ns: u64,
+    /// When it was first seen.
+    since_mono_ns: u64,
 }
 
 impl Score {
+    fn new(now_mono_ns: u64) -> Self {
+        Self { value: 0.0, at_mono_ns: now_mono_ns, since_mono_ns: now_mono_ns }
+    }
+
     fn now(&self, now_mono_ns: u64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a share of a half-life")]
         let halvings = now_mono_ns.saturating_sub(self.at_mono_ns) as f64 / HALF_LIFE_NS as f64;
@@ -63,7 +77,7 @@ impl Score {
     fn grow(&mut self, samples: u64, now_mono_ns: u64) {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let grown = self.now(now_mono_ns) + samples as f64;
-        *self = Self { value: grown, at_mono_ns: now_mono_ns.max(self.at_mono_ns) };
+        *self = Self { value: grown, at_mono_ns: now_mono_ns.max(self.at_mono_ns), ..*self };
     }
 }
 
@@ -80,6 +94,7 @@ struct Waiting<'c> {
     own: bool,
     samples: u64,
     score: f64,
+    since_mono_ns: u64,
 }
 
 /// All series.
@@ -123,22 +138,29 @@ impl Table {
                     series.samples += samples;
                     series.score.grow(samples, now_mono_ns);
                 } else {
-                    let score = self.candidates.entry((row.key, own)).or_default();
-                    score.grow(samples, now_mono_ns);
-                    waiting.push(Waiting { row, own, samples, score: score.now(now_mono_ns) });
+                    let new = || Score::new(now_mono_ns);
+                    let known = self.candidates.entry((row.key, own)).or_insert_with(new);
+                    known.grow(samples, now_mono_ns);
+                    let (score, since_mono_ns) = (known.now(now_mono_ns), known.since_mono_ns);
+                    waiting.push(Waiting { row, own, samples, score, since_mono_ns });
                 }
             }
         }
         waiting.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then_with(|| (a.row.key, a.own).cmp(&(b.row.key, b.own)))
         });
-        let free = self.max_series.saturating_sub(self.series.len());
-        let comes = (free + self.make_room(waiting.get(free..).unwrap_or_default(), now_mono_ns)).min(waiting.len());
-        let (come, stay) = waiting.split_at(comes);
+        let free = self.max_series.saturating_sub(self.series.len()).min(waiting.len());
+        let (mut come, wait): (Vec<_>, Vec<_>) = (waiting.drain(..free).collect(), waiting);
+        let (old, mut stay): (Vec<_>, Vec<_>) =
+            wait.into_iter().partition(|w: &Waiting<'_>| now_mono_ns.saturating_sub(w.since_mono_ns) >= PROBATION_NS);
+        let room = self.make_room(&old, now_mono_ns);
+        for (i, w) in old.into_iter().enumerate() {
+            if i < room { come.push(w) } else { stay.push(w) }
+        }
         for new in come {
             let key = (new.row.key, new.own);
-            let score = self.candidates.remove(&key).unwrap_or_default();
-            let labels = self.labels_of(counted, new);
+            let score = self.candidates.remove(&key).unwrap_or_else(|| Score::new(now_mono_ns));
+            let labels = self.labels_of(counted, &new);
             self.series.insert(key, Series { labels, samples: new.samples, score });
         }
         for w in stay {
@@ -165,7 +187,8 @@ impl Table {
         leaving.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)).then_with(|| a.2.cmp(&b.2)));
         let gives_way =
             |((grows, score, _), w): &(&(bool, f64, SeriesKey), &Waiting<'_>)| !grows || w.score > LEAD * score;
-        let gone = leaving.iter().zip(waiting).take_while(gives_way).count();
+        let most = (self.max_series / SHARE_PER_TURN).max(1);
+        let gone = leaving.iter().zip(waiting).take(most).take_while(gives_way).count();
         for (_, _, key) in leaving.iter().take(gone) {
             if let Some(series) = self.series.remove(key) {
                 let [of_callers, own] = &mut self.departed;

@@ -152,9 +152,11 @@ fn what_has_ended_goes_first() {
     let a = new(2, "symbol self");
     let quiet = QUIET_NS / 1_000_000_000;
     a.add(&leaves(0, &[("hot_once", 1_000_000), ("lukewarm", 10)]));
-    a.add(&leaves(quiet, &[("lukewarm", 10), ("new", 1)]));
+    a.add(&leaves(quiet - 15, &[("lukewarm", 10), ("new", 1)]));
+    a.add(&leaves(quiet, &[("lukewarm", 10), ("new", 1), ("newer", 99)]));
     let found = told(&a);
-    assert_eq!((found["lukewarm true"], found["new true"]), (20, 1));
+    // What came a moment ago, however hot, waits for a turn of its own.
+    assert_eq!((found["lukewarm true"], found["new true"], found["(other) true"]), (30, 1, 100));
     assert_eq!(found["(other) true 1"], 1_000_000);
 }
 
