@@ -39,13 +39,14 @@ pub(crate) struct Namer {
 }
 
 impl Namer {
-    /// Fills in the identity of every owner. `look_up` says what is known of a place, as of `generation`.
+    /// Fills in the identity of every owner. `look_up` says what is known of a place (with a process there), as of
+    /// `generation`.
     pub(crate) fn attribute(
         &mut self,
         mut profile: Profile,
         settings: &IdentitySettings,
         generation: u64,
-        look_up: impl Fn(&Place) -> Option<Arc<Workload>>,
+        look_up: impl Fn(&Place, u32) -> Option<Arc<Workload>>,
     ) -> Profile {
         if generation != self.generation || self.remembered.len() > MAX_REMEMBERED {
             self.remembered.clear();
@@ -70,7 +71,7 @@ impl Namer {
         &mut self,
         owner: &Owner,
         settings: &IdentitySettings,
-        look_up: impl Fn(&Place) -> Option<Arc<Workload>>,
+        look_up: impl Fn(&Place, u32) -> Option<Arc<Workload>>,
     ) -> Arc<Identity> {
         let executable = service::executable(owner).into();
         let facts = if owner.kernel_thread {
@@ -81,7 +82,7 @@ impl Namer {
         if let Some(identity) = self.remembered.get(&facts) {
             return Arc::clone(identity);
         }
-        let workload = facts.place.as_deref().and_then(look_up);
+        let workload = facts.place.as_deref().and_then(|place| look_up(place, owner.process.tgid));
         let (identity, refused) = build::identity(owner, workload.as_deref(), settings);
         self.refused = self.refused.saturating_add(refused);
         let identity = match self.shared.get(&identity) {

@@ -8,9 +8,17 @@
 //! known yet is said as unknown.
 #![forbid(unsafe_code)]
 
+mod asking;
 mod attributes;
+mod controllers;
 mod identities;
+mod pods;
+mod record;
 mod settings;
+mod shared;
+mod source;
+mod store;
+mod tasks;
 mod workload;
 
 pub use attributes::service_name;

@@ -266,14 +266,14 @@ fn equal_identities_are_one() {
         ..Profile::default()
     };
     let known = Arc::new(container(web()));
-    let first = namer.attribute(profile(&["/a", "/b"]), &settings, 1, |_| Some(Arc::clone(&known)));
+    let first = namer.attribute(profile(&["/a", "/b"]), &settings, 1, |_, _| Some(Arc::clone(&known)));
     let ids: Vec<_> = first.owners.iter().map(|o| o.identity.clone().unwrap()).collect();
     // Two executables of one container are one service.
     assert!(Arc::ptr_eq(&ids[0], &ids[1]));
     // Remembered: nobody is asked again before something changed.
-    let second = namer.attribute(profile(&["/a"]), &settings, 1, |_| unreachable!());
+    let second = namer.attribute(profile(&["/a"]), &settings, 1, |_, _| unreachable!());
     assert!(Arc::ptr_eq(second.owners[0].identity.as_ref().unwrap(), &ids[0]));
-    let third = namer.attribute(profile(&["/a"]), &settings, 2, |_| None);
+    let third = namer.attribute(profile(&["/a"]), &settings, 2, |_, _| None);
     assert_eq!(&*third.owners[0].identity.as_ref().unwrap().service_name, "unknown_service:a");
 }
 
