@@ -18,6 +18,7 @@ use profile::{BuildId, Frame, ObjectId, ObjectInfo, StackEnd, Stage, UserFrame, 
 use super::*;
 use crate::judge::TakeAll;
 
+mod owners;
 mod processes;
 mod whole;
 
@@ -77,6 +78,8 @@ struct Live {
     ledger: Arc<Ledger>,
     objects: Paths,
     windows: Receiver<Window>,
+    /// Those that a test has looked at already.
+    looked_at: Vec<Window>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -95,11 +98,21 @@ fn start(config: SamplerConfig, alone: MutexGuard<'static, ()>) -> Live {
 }
 
 fn start_with(config: SamplerConfig, objects: Paths, channel: usize, alone: MutexGuard<'static, ()>) -> Live {
+    start_judged(config, objects, channel, Arc::new(TakeAll), alone)
+}
+
+fn start_judged(
+    config: SamplerConfig,
+    objects: Paths,
+    channel: usize,
+    judge: Arc<dyn Judge>,
+    alone: MutexGuard<'static, ()>,
+) -> Live {
     let (send, windows) = sync_channel(channel);
     let ledger = Arc::new(Ledger::default());
-    let sampler = Sampler::start_with(config, objects.clone(), Arc::clone(&ledger), send, Arc::new(TakeAll)).unwrap();
+    let sampler = Sampler::start_with(config, objects.clone(), Arc::clone(&ledger), send, judge).unwrap();
     let stats = sampler.stats();
-    Live { sampler, stats, ledger, objects, windows, _alone: alone }
+    Live { sampler, stats, ledger, objects, windows, looked_at: Vec::new(), _alone: alone }
 }
 
 fn config() -> SamplerConfig {
@@ -121,10 +134,19 @@ struct Row {
 }
 
 impl Live {
+    /// Waits until the windows so far are as they should be: on a busy machine that may take a while.
+    fn until(&mut self, what: &str, is_so: impl Fn(&[Window]) -> bool) {
+        let began = Instant::now();
+        while !is_so(&self.looked_at) {
+            assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+            self.looked_at.extend(self.windows.recv_timeout(Duration::from_secs(2)));
+        }
+    }
+
     /// Stops, checks that every sample is where it should be, and gives the windows.
     fn stop(self) -> (Vec<Row>, Vec<Window>) {
         self.sampler.stop();
-        let windows: Vec<Window> = self.windows.try_iter().collect();
+        let windows: Vec<Window> = self.looked_at.into_iter().chain(self.windows.try_iter()).collect();
         let snapshot = self.ledger.snapshot(|| self.stats.kernel_counts());
         eprintln!("{:?}\n{snapshot:?}", self.stats.stats());
         assert!(snapshot.balances(), "{snapshot:?}");
