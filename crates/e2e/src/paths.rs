@@ -75,6 +75,12 @@ pub fn deploy(name: &str) -> PathBuf {
     repository().join("deploy").join(name)
 }
 
+/// A page of the documentation.
+#[must_use]
+pub fn docs(name: &str) -> PathBuf {
+    repository().join("docs").join(name)
+}
+
 /// A source of the workloads, under `tests/workloads`.
 #[must_use]
 pub fn source(name: &str) -> PathBuf {

@@ -34,7 +34,7 @@ pub(crate) struct TestArgs {
     /// Only the tests on a cluster: start a node, apply what is in deploy/, look at all of it.
     #[arg(long, conflicts_with_all = ["kernels", "no_e2e"])]
     cluster: bool,
-    /// With --cluster: leave the node running, whatever came out (`cargo xtask cluster down` ends it).
+    /// With --cluster: leave the node running, and on it what a failed test had there (`cargo xtask cluster down` ends it).
     #[arg(long, requires = "cluster")]
     keep: bool,
 }
@@ -237,6 +237,9 @@ fn on_cluster(args: &TestArgs) -> Result<()> {
     if ready && report.stage("node", |_| cluster::up()) {
         report.stage("tests on the cluster", |report| {
             let mut command = end_to_end("cluster", args, &peers_found);
+            if args.keep {
+                command.env("E2E_KEEP", "1");
+            }
             report.cargo_test("cluster.log", command.env("E2E_CLUSTER", cluster::folder()))
         });
     }

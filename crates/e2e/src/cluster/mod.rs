@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -30,6 +32,10 @@ pub const LONGEST: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct Cluster {
     facts: BTreeMap<String, String>,
+    /// Where the running test keeps what it leaves.
+    folder: PathBuf,
+    /// The pods' logs are kept: of a failure the first moment is told.
+    kept: Arc<AtomicBool>,
 }
 
 /// Runs one test on the cluster in an empty folder of its own. When it fails, what the cluster can say of it is kept there
@@ -39,12 +45,10 @@ pub struct Cluster {
 /// The test's.
 pub fn with(test: &str, body: impl FnOnce(&Cluster, &Path) -> Result<()>) -> Result<()> {
     let folder = paths::scratch(test)?;
-    let cluster = Cluster::attach()?;
+    let cluster = Cluster::attach(&folder)?;
     let done = body(&cluster, &folder);
-    if done.is_err()
-        && let Err(error) = cluster.keep_logs(&folder)
-    {
-        figure(format!("the cluster's logs cannot be had: {error:#}"));
+    if done.is_err() {
+        cluster.keep_logs();
     }
     done
 }
@@ -54,12 +58,11 @@ impl Cluster {
     ///
     /// # Errors
     /// When none does.
-    pub fn attach() -> Result<Self> {
-        let folder = paths::cluster()?;
-        let file = folder.join("cluster.env");
+    fn attach(folder: &Path) -> Result<Self> {
+        let file = paths::cluster()?.join("cluster.env");
         let text = fs::read_to_string(&file).with_context(|| format!("{}: cargo xtask cluster up", file.display()))?;
         let facts = text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
-        Ok(Self { facts: facts.collect() })
+        Ok(Self { facts: facts.collect(), folder: folder.to_owned(), kept: Arc::default() })
     }
 
     fn fact(&self, name: &str) -> Result<&str> {
@@ -139,8 +142,16 @@ impl Cluster {
         self.apply_path("-f", &path)
     }
 
+    /// Applies a file of the test's own.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn apply_file(&self, path: &Path) -> Result<Applied> {
+        self.apply_path("-f", path)
+    }
+
     fn apply_path(&self, how: &'static str, path: &Path) -> Result<Applied> {
-        let applied = Applied { cluster: self.clone(), how, path: path.to_owned() };
+        let applied = Applied { cluster: self.clone(), how, path: path.to_owned(), there: true };
         self.kubectl(&["apply", how, &path.to_string_lossy()])?;
         Ok(applied)
     }
@@ -187,9 +198,18 @@ impl Cluster {
         })
     }
 
-    /// Writes what there is to know of every pod into `folder`, and says the last lines of each.
-    fn keep_logs(&self, folder: &Path) -> Result<()> {
-        let folder = folder.join("pods");
+    /// Keeps what there is to know of every pod, once.
+    fn keep_logs(&self) {
+        if !self.kept.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.write_logs()
+        {
+            figure(format!("the cluster's logs cannot be had: {error:#}"));
+        }
+    }
+
+    /// Writes it into the test's folder, and says the last lines of each container.
+    fn write_logs(&self) -> Result<()> {
+        let folder = self.folder.join("pods");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("events.txt"), self.kubectl(&["get", "events", "-A", "--sort-by=.lastTimestamp"])?)?;
         fs::write(folder.join("pods.yaml"), self.kubectl(&["get", "pods", "-A", "-o", "yaml"])?)?;
@@ -214,12 +234,14 @@ fn finished(command: &mut Command, what: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// Objects that a test brought. Dropped, they are deleted.
+/// Objects that a test brought. Dropped before they were deleted, since the test failed, they leave their logs; then they
+/// are deleted, unless `E2E_KEEP` says that somebody wants to look at them.
 #[derive(Debug)]
 pub struct Applied {
     cluster: Cluster,
     how: &'static str,
     path: PathBuf,
+    there: bool,
 }
 
 impl Applied {
@@ -227,7 +249,8 @@ impl Applied {
     ///
     /// # Errors
     /// When one stays.
-    pub fn delete(self) -> Result<()> {
+    pub fn delete(mut self) -> Result<()> {
+        self.there = false;
         self.remove()
     }
 
@@ -240,7 +263,13 @@ impl Applied {
 
 impl Drop for Applied {
     fn drop(&mut self) {
-        if let Err(error) = self.remove() {
+        if !self.there {
+            return;
+        }
+        self.cluster.keep_logs();
+        if std::env::var_os("E2E_KEEP").is_none()
+            && let Err(error) = self.remove()
+        {
             figure(format!("{} stays: {error:#}", self.path.display()));
         }
     }
