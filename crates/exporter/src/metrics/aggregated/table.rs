@@ -93,8 +93,15 @@ struct Waiting<'c> {
     row: &'c Row,
     own: bool,
     samples: u64,
-    score: f64,
-    since_mono_ns: u64,
+    score: Score,
+    /// The score, now.
+    heat: f64,
+}
+
+impl Waiting<'_> {
+    fn key(&self) -> SeriesKey {
+        (self.row.key, self.own)
+    }
 }
 
 /// All series.
@@ -134,40 +141,52 @@ impl Table {
                 if samples == 0 {
                     continue;
                 }
-                if let Some(series) = self.series.get_mut(&(row.key, own)) {
+                let key = (row.key, own);
+                if let Some(series) = self.series.get_mut(&key) {
                     series.samples += samples;
                     series.score.grow(samples, now_mono_ns);
                 } else {
-                    let new = || Score::new(now_mono_ns);
-                    let known = self.candidates.entry((row.key, own)).or_insert_with(new);
-                    known.grow(samples, now_mono_ns);
-                    let (score, since_mono_ns) = (known.now(now_mono_ns), known.since_mono_ns);
-                    waiting.push(Waiting { row, own, samples, score, since_mono_ns });
+                    let mut score = self.candidates.get(&key).copied().unwrap_or_else(|| Score::new(now_mono_ns));
+                    score.grow(samples, now_mono_ns);
+                    waiting.push(Waiting { row, own, samples, heat: score.now(now_mono_ns), score });
                 }
             }
         }
-        waiting.sort_unstable_by(|a, b| {
-            b.score.total_cmp(&a.score).then_with(|| (a.row.key, a.own).cmp(&(b.row.key, b.own)))
-        });
+        let hotter = |a: &Waiting<'_>, b: &Waiting<'_>| b.heat.total_cmp(&a.heat).then_with(|| a.key().cmp(&b.key()));
+        // What cannot even be a candidate is not looked at any further.
+        let most = self.max_candidates();
+        if waiting.len() > most {
+            waiting.select_nth_unstable_by(most, hotter);
+            waiting.drain(most..).for_each(|cold| self.rest_of(&cold));
+        }
+        waiting.sort_unstable_by(hotter);
         let free = self.max_series.saturating_sub(self.series.len()).min(waiting.len());
-        let (mut come, wait): (Vec<_>, Vec<_>) = (waiting.drain(..free).collect(), waiting);
-        let (old, mut stay): (Vec<_>, Vec<_>) =
-            wait.into_iter().partition(|w: &Waiting<'_>| now_mono_ns.saturating_sub(w.since_mono_ns) >= PROBATION_NS);
+        let mut come: Vec<Waiting<'_>> = waiting.drain(..free).collect();
+        let on_probation = |w: &Waiting<'_>| now_mono_ns.saturating_sub(w.score.since_mono_ns) < PROBATION_NS;
+        let (mut stay, mut old): (Vec<_>, Vec<_>) = waiting.into_iter().partition(on_probation);
         let room = self.make_room(&old, now_mono_ns);
-        for (i, w) in old.into_iter().enumerate() {
-            if i < room { come.push(w) } else { stay.push(w) }
+        come.extend(old.drain(..room));
+        stay.append(&mut old);
+        for w in &stay {
+            self.rest_of(w);
+            self.candidates.insert(w.key(), w.score);
         }
-        for new in come {
-            let key = (new.row.key, new.own);
-            let score = self.candidates.remove(&key).unwrap_or_else(|| Score::new(now_mono_ns));
-            let labels = self.labels_of(counted, &new);
-            self.series.insert(key, Series { labels, samples: new.samples, score });
-        }
-        for w in stay {
-            let [of_callers, own] = &mut self.other;
-            *(if w.own { own } else { of_callers }) += w.samples;
+        for w in &come {
+            self.candidates.remove(&w.key());
+            let labels = self.labels_of(counted, w);
+            self.series.insert(w.key(), Series { labels, samples: w.samples, score: w.score });
         }
         self.forget(now_mono_ns);
+    }
+
+    fn max_candidates(&self) -> usize {
+        self.max_series * CANDIDATES_PER_SERIES
+    }
+
+    /// Counts what has no series of its own.
+    fn rest_of(&mut self, w: &Waiting<'_>) {
+        let [of_callers, own] = &mut self.other;
+        *(if w.own { own } else { of_callers }) += w.samples;
     }
 
     /// Lets series go for some of those that wait, the hottest first; says for how many.
@@ -186,7 +205,7 @@ impl Table {
             .collect();
         leaving.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)).then_with(|| a.2.cmp(&b.2)));
         let gives_way =
-            |((grows, score, _), w): &(&(bool, f64, SeriesKey), &Waiting<'_>)| !grows || w.score > LEAD * score;
+            |((grows, score, _), w): &(&(bool, f64, SeriesKey), &Waiting<'_>)| !grows || w.heat > LEAD * score;
         let most = (self.max_series / SHARE_PER_TURN).max(1);
         let gone = leaving.iter().zip(waiting).take(most).take_while(gives_way).count();
         for (_, _, key) in leaving.iter().take(gone) {
@@ -205,7 +224,7 @@ impl Table {
 
     /// Forgets the coldest candidates where there are too many.
     fn forget(&mut self, now_mono_ns: u64) {
-        let most = self.max_series * CANDIDATES_PER_SERIES;
+        let most = self.max_candidates();
         if self.candidates.len() <= most {
             return;
         }
