@@ -43,6 +43,9 @@ impl Identities {
             let listers = Listers { kubelet, at_once: source != Source::Auto };
             tasks.push(runtime.spawn(tasks::pods(Arc::clone(&shared), listers)).abort_handle());
         }
+        if shared.settings.runtimes {
+            tasks.push(runtime.spawn(tasks::state(Arc::clone(&shared))).abort_handle());
+        }
         Ok(Arc::new(Self { shared, namer: Mutex::default(), tasks }))
     }
 

@@ -1,6 +1,7 @@
 //! Who is asked, and what becomes of asking.
 
 pub(crate) mod kubelet;
+pub(crate) mod state;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};

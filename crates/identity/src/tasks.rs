@@ -7,6 +7,7 @@ use crate::pods::Listing;
 use crate::record::Rank;
 use crate::shared::Shared;
 use crate::source::kubelet::Kubelet;
+use crate::source::state::look;
 use crate::source::{Failure, Health};
 use crate::store::Known;
 
@@ -111,6 +112,63 @@ fn noted(shared: &Shared, health: &mut Health, answer: Result<Listing, Failure>)
             health.failed(&failure, Instant::now());
             shared.failed();
             None
+        }
+    }
+}
+
+/// Asks the runtimes' own state when containers are asked for.
+pub(crate) async fn state(shared: Arc<Shared>) {
+    let mut health = Health::new("container runtimes");
+    loop {
+        let due = shared.state.asking().next_due();
+        let next = due.map(|due| health.not_before().map_or(due, |at| due.max(at)));
+        let wake = next.unwrap_or_else(|| Instant::now() + REFRESH);
+        tokio::select! {
+            () = shared.state.rung() => continue,
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+        let wanted = shared.state.asking().due(Instant::now());
+        if wanted.is_empty() {
+            shared.store().expire(Instant::now());
+            continue;
+        }
+        let root = shared.settings.host_root.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let found =
+                look(&root, &wanted).map_err(|e| Failure::new("host's files", format!("{}: {e}", root.display())));
+            (found, wanted)
+        });
+        let Ok((found, wanted)) = looked.await else { return };
+        let now = Instant::now();
+        let found = match found {
+            Ok(found) => found,
+            Err(failure) => {
+                health.failed(&failure, now);
+                shared.failed();
+                let until = health.not_before().unwrap_or(now + PAUSE);
+                let mut asking = shared.state.asking();
+                for wanted in &wanted {
+                    asking.postponed(&wanted.place, until);
+                }
+                continue;
+            }
+        };
+        health.answered();
+        if !found.is_empty() {
+            shared.answered(0);
+        }
+        for (record, pod) in found {
+            shared.store().container(Rank::State, record, pod, now);
+        }
+        for wanted in wanted {
+            let known = shared.store().known(&wanted.place) > Known::No;
+            // Of a pod's container others will tell; what a runtime keeps is there before its first process is.
+            let in_pod = wanted.place.container.as_ref().is_some_and(|c| c.pod.is_some());
+            if known || in_pod {
+                shared.state.asking().found(&wanted.place);
+            } else {
+                shared.state.asking().missed(&wanted.place, now);
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A kubelet that does what no real one does on demand: wrong, slow, huge and broken answers.
-#![allow(dead_code, reason = "each test takes what it needs of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test takes what it needs of this")]
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
