@@ -2,13 +2,14 @@
 //!
 //! **In**: published base windows, after attribution. **Out**: series with counts, the same ones in every collection until
 //! the next window. **Units**: samples. **Limits**: [`AggregatedSettings::series`] series, and as many candidates as
-//! [`table`] says; everything else is in `symbol="(other)"`. Label values of [`MAX_VALUE_BYTES`].
+//! [`pool`] says; everything else is in `symbol="(other)"`. Label values of [`MAX_VALUE_BYTES`].
 //!
 //! With `self="true"` a sample counts for the function that ran, with `self="false"` for each other function of its
 //! stack, once. So the sum over `self="true"` is the number of samples, in every collection and whatever comes and goes.
-//! How series come and go without breaking `rate()`: [`table`], and `docs/adr/0007-the-aggregated-metric.md`.
+//! How series come and go without breaking `rate()`: [`pool`], and `docs/adr/0007-the-aggregated-metric.md`.
 
 mod count;
+mod pool;
 mod table;
 
 use std::str::FromStr;
@@ -106,7 +107,8 @@ impl FromStr for AggregatedLabel {
 /// How much is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregatedSettings {
-    /// Series at most, `(other)` not counted; 0: none at all. More than [`MAX_AGGREGATED_SERIES`] are as many.
+    /// Series at most, `(other)` not counted; 0: none at all. Where `self` is a label, half of them are for each of its
+    /// values. More than [`MAX_AGGREGATED_SERIES`] are as many.
     pub series: usize,
     /// The labels; each counts once, their order does not matter.
     pub labels: Vec<AggregatedLabel>,

@@ -158,7 +158,14 @@ impl Counter {
     /// The functions at a location, innermost first.
     fn location(&self, profile: &Profile, at: usize, out: &mut Counted) -> Vec<Place> {
         let Some(location) = profile.locations.get(at) else { return Vec::new() };
-        let bin = location.mapping.and_then(|m| profile.mappings.get(m as usize)).map_or("", |m| profile.text(m.path));
+        let mapping = location.mapping.and_then(|m| profile.mappings.get(m as usize));
+        // Code of no file says in its name what it is in: `[anon]+0x12`.
+        let no_file = || profile.location_name(u32::try_from(at).unwrap_or(u32::MAX)).rsplit_once("+0x");
+        let bin = match mapping {
+            Some(mapping) => profile.text(mapping.path),
+            None if location.named => "",
+            None => no_file().map_or("", |(name, _)| name),
+        };
         let is_cut = location.kind == LocationKind::Cut;
         let place = |line: &profile::named::Line| {
             let function = profile.functions.get(line.function as usize);
