@@ -11,8 +11,8 @@ use tokio::task::AbortHandle;
 use crate::attributes::Namer;
 use crate::settings::{IdentityError, IdentitySettings, OPTIONAL_ATTRIBUTES, Source};
 use crate::shared::{Shared, lock};
-use crate::source::Health;
 use crate::source::kubelet::Kubelet;
+use crate::source::{Health, api};
 use crate::tasks::{self, Listers};
 use crate::workload::Workload;
 
@@ -37,8 +37,15 @@ impl Identities {
             Source::Auto | Source::Kubelet => Some((Kubelet::new(&settings)?, Health::new("kubelet"))),
             Source::Api | Source::Cri | Source::Off => None,
         };
+        let node = settings.node_name.clone().filter(|node| !node.trim().is_empty());
+        if source == Source::Api && node.is_none() {
+            return Err(IdentityError::NodeName);
+        }
         let shared = Arc::new(Shared::new(settings));
         let mut tasks = Vec::new();
+        if let Some(node) = node.filter(|_| source == Source::Api) {
+            tasks.push(runtime.spawn(api::run(Arc::clone(&shared), node)).abort_handle());
+        }
         if kubelet.is_some() {
             let listers = Listers { kubelet, at_once: source != Source::Auto };
             tasks.push(runtime.spawn(tasks::pods(Arc::clone(&shared), listers)).abort_handle());

@@ -3,7 +3,7 @@
 //! **In**: JSON. **Out**: [`PodRecord`]s; of each pod only what is needed is ever held. **Limits**: the most pods are told by
 //! the caller; what is in one of them, [`crate::record`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) fn read_list(from: impl Read, max_pods: usize) -> serde_json::Result<
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct PodJson {
     #[serde(default)]
-    metadata: Metadata,
+    pub(crate) metadata: Metadata,
     #[serde(default)]
     pub(crate) spec: Spec,
     #[serde(default)]
@@ -47,22 +47,22 @@ pub(crate) struct PodJson {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Metadata {
-    name: String,
-    namespace: String,
-    uid: String,
-    labels: Option<HashMap<String, String>>,
-    annotations: Option<HashMap<String, String>>,
-    owner_references: Option<Vec<OwnerReference>>,
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+    pub(crate) owner_references: Option<Vec<OwnerReference>>,
 }
 
 /// What made an object.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct OwnerReference {
-    kind: String,
-    name: String,
-    controller: Option<bool>,
+pub(crate) struct OwnerReference {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) controller: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -99,10 +99,20 @@ impl Shared {
         }
     }
 
+    /// Whether those who list pods know a place.
+    pub(crate) fn is_known(&self, place: &Place) -> bool {
+        self.store().known(place) >= Known::By(Rank::Cri)
+    }
+
+    /// Something found no room.
+    pub(crate) fn refused(&self, count: u64) {
+        self.refused.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// A source answered.
     pub(crate) fn answered(&self, refused: u64) {
         self.answers.fetch_add(1, Ordering::Relaxed);
-        self.refused.fetch_add(refused, Ordering::Relaxed);
+        self.refused(refused);
     }
 
     /// A source did not.

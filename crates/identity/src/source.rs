@@ -1,5 +1,6 @@
 //! Who is asked, and what becomes of asking.
 
+pub(crate) mod api;
 pub(crate) mod kubelet;
 pub(crate) mod state;
 

@@ -52,7 +52,7 @@ pub(crate) async fn pods(shared: Arc<Shared>, mut listers: Listers) {
         match answer {
             Some((rank, listing)) => {
                 shared.store().listing(rank, listing.pods, now);
-                settle(&shared, asked, now);
+                settle(&shared, asked, now, SANDBOX_AGE);
             }
             None => {
                 let until = listers.not_before().unwrap_or(now + PAUSE);
@@ -66,16 +66,12 @@ pub(crate) async fn pods(shared: Arc<Shared>, mut listers: Listers) {
     }
 }
 
-/// What a list of pods says of those that were asked for.
-fn settle(shared: &Shared, asked: Instant, now: Instant) {
+/// What is known by now of those that were asked for, as of `asked`. `age`: how old a sandbox must be.
+pub(crate) fn settle(shared: &Shared, asked: Instant, now: Instant, age: Duration) {
     let all = shared.pods.asking().all();
     for wanted in all {
         let place = &wanted.place;
-        let known = {
-            let mut store = shared.store();
-            store.known(place) >= Known::By(Rank::Cri)
-                || (wanted.since + SANDBOX_AGE <= asked && store.sandbox(place, now))
-        };
+        let known = shared.is_known(place) || (wanted.since + age <= asked && shared.store().sandbox(place, now));
         if known {
             shared.pods.asking().found(place);
         } else if wanted.is_due(now) {
