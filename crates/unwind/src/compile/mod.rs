@@ -12,6 +12,8 @@ mod context;
 mod layers;
 mod row;
 mod section;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
