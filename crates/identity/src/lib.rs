@@ -13,6 +13,7 @@ mod attributes;
 mod controllers;
 mod identities;
 mod pods;
+mod probe;
 mod record;
 mod settings;
 mod shared;
@@ -23,5 +24,6 @@ mod workload;
 
 pub use attributes::service_name;
 pub use identities::Identities;
+pub use probe::{Probe, Trouble, probe};
 pub use settings::{IdentityError, IdentitySettings, OPTIONAL_ATTRIBUTES, Source};
 pub use workload::{Pod, Workload, WorkloadKind};

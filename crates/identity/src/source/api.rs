@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::{Failure, Health, chain};
 use crate::pods::{Metadata, OwnerReference, PodJson, Spec, Status};
 use crate::record::{self, PodRecord, Rank};
+use crate::settings::IdentitySettings;
 use crate::shared::Shared;
 use crate::tasks::settle;
 use crate::workload::WorkloadKind;
@@ -206,17 +207,35 @@ fn failed(shared: &Shared, health: &mut Health, failure: &Failure) {
 
 fn failure(error: &watcher::Error) -> Failure {
     let inner = match error {
-        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => e,
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
+            e
+        }
         other => return Failure::new("watch", chain(other)),
     };
-    let condition = match inner {
+    Failure::new(condition(inner), chain(error))
+}
+
+fn condition(error: &kube::Error) -> &'static str {
+    match error {
         kube::Error::Api(status) if status.code == 401 => "not authenticated",
         kube::Error::Api(status) if status.code == 403 => "not authorized",
         kube::Error::Api(_) => "refused",
         kube::Error::HyperError(_) | kube::Error::Service(_) => "connection",
         _ => "watch",
+    }
+}
+
+/// Asks once for the pods of this node; how many there are.
+pub(crate) async fn ask(settings: &IdentitySettings) -> Result<usize, Failure> {
+    let node = settings.node_name.as_deref().unwrap_or_default();
+    let wanted = ListParams::default().fields(&format!("spec.nodeName={node}")).match_any();
+    let asked = async {
+        let client = client(settings.kubeconfig.as_deref()).await?;
+        let pods = Api::<ApiPod>::all(client).list_metadata(&wanted).await;
+        pods.map(|list| list.items.len()).map_err(|e| Failure::new(condition(&e), chain(&e)))
     };
-    Failure::new(condition, chain(error))
+    let silent = |_| Failure::new("timeout", format!("no answer within {TIMEOUT:?}"));
+    tokio::time::timeout(TIMEOUT, asked).await.map_err(silent)?
 }
 
 /// Who made a ReplicaSet or a Job: asked once for each.
