@@ -278,7 +278,53 @@ fn this_machine_passes_its_own_check() {
     let output = profiler(&["check", "--json", "--listen", "127.0.0.1:0"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(output.status.success() && report["works"] == true, "{report:#}");
-    for name in ["kernel", "BTF", "CAP_SYS_PTRACE", "perf_event_paranoid", "pid namespace", "port", "worker process"] {
+    for name in [
+        "kernel",
+        "BTF",
+        "CAP_SYS_PTRACE",
+        "perf_event_paranoid",
+        "pid namespace",
+        "port",
+        "worker process",
+        "cgroups",
+        "the host's files",
+    ] {
         assert!(report["items"].as_array().unwrap().iter().any(|i| i["name"] == name), "{name}: {report:#}");
     }
+}
+
+/// A kubelet that answers everything with one status.
+fn kubelet(status: &'static str) -> String {
+    use std::io::{Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let body = if status.starts_with("200") { "{\"kind\":\"PodList\",\"items\":[]}" } else { "no" };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn the_check_asks_the_kubelet() {
+    let item = |status: &'static str| {
+        let mut command = profiler(&["check", "--json", "--listen", "127.0.0.1:0"]);
+        let output = command.env("PROFILER_KUBELET_URL", kubelet(status)).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["items"].as_array().unwrap().iter().find(|i| i["name"] == "kubelet").unwrap().clone()
+    };
+    let good = item("200 OK");
+    assert_eq!((good["state"].as_str(), good["seen"].as_str()), (Some("ok"), Some("tells of 0 pods")));
+    let unknown = item("401 Unauthorized");
+    assert_eq!(unknown["state"], "limited");
+    assert!(unknown["seen"].as_str().unwrap().contains("(401)"), "{unknown}");
+    assert!(unknown["remedy"].as_str().unwrap().contains("token"), "{unknown}");
+    let forbidden = item("403 Forbidden");
+    assert!(forbidden["seen"].as_str().unwrap().contains("(403)"), "{forbidden}");
+    assert!(forbidden["remedy"].as_str().unwrap().contains("nodes/pods"), "{forbidden}");
 }

@@ -186,3 +186,156 @@ fn a_terminal_shows_how_far_a_recording_is() {
     assert!(seen.contains("recording all processes [") && seen.contains(" of 2.0 s, "), "{seen}");
     assert!(fs::read_to_string(&path).unwrap().lines().count() > 0);
 }
+
+/// A program of its own name that keeps a processor busy; ended when dropped.
+struct Busy(Child);
+
+impl Busy {
+    fn start(dir: &std::path::Path, name: &str) -> Self {
+        let program = dir.join(name);
+        fs::copy("/bin/sh", &program).unwrap();
+        Self(Command::new(program).args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+
+    /// The processor time that it has used, in seconds.
+    fn seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let ticks: f64 =
+            stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2).map(|t| t.parse::<f64>().unwrap()).sum();
+        ticks / 100.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A cgroup in every hierarchy by which containers may be told apart; removed when dropped.
+struct Cgroup {
+    path: String,
+    directories: Vec<std::path::PathBuf>,
+}
+
+impl Cgroup {
+    fn make(name: &str) -> Self {
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids"];
+        let roots = roots.iter().map(std::path::Path::new).filter(|r| r.join("cgroup.procs").exists());
+        let directories: Vec<_> = roots.map(|r| r.join(name)).filter(|d| fs::create_dir(d).is_ok()).collect();
+        assert!(!directories.is_empty());
+        Self { path: format!("/{name}"), directories }
+    }
+
+    fn add(&self, pid: u32) {
+        for directory in &self.directories {
+            fs::write(directory.join("cgroup.procs"), pid.to_string()).unwrap();
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            until(Duration::from_secs(10), "an empty cgroup", || fs::remove_dir(directory).is_ok());
+        }
+    }
+}
+
+/// Records for three seconds at 99 Hz: the folded stacks, and the ledger.
+fn recorded(rules: &[&str]) -> (String, serde_json::Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.folded");
+    let usual = ["record", "-F", "99", "--duration", "3s", "--log-level", "info", "--log-format", "json", "-o"];
+    let output = profiler(&usual).arg(&path).args(rules).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let line = log.lines().find(|l| l.contains("final ledger")).unwrap();
+    (fs::read_to_string(&path).unwrap(), serde_json::from_str(line).unwrap())
+}
+
+fn samples(folded: &str, process: &str) -> u64 {
+    let of = |line: &str| line.starts_with(&format!("{process};"));
+    let count = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap();
+    folded.lines().filter(|l| of(l)).map(count).sum()
+}
+
+/// Nothing of `out` is there, something of `kept` is, and nothing is missing.
+fn only(rules: &[&str], out: &str, kept: &str) {
+    let (folded, ledger) = recorded(rules);
+    assert_eq!(samples(&folded, out), 0, "{rules:?}: {ledger}");
+    assert!(samples(&folded, kept) > 0, "{rules:?}: {ledger}\n{folded}");
+    assert!(ledger["balanced"] == true && ledger["held"] == 0, "{ledger}");
+    assert_eq!(ledger["dropped"], ledger["dropped_filtered"], "{ledger}");
+    assert!(ledger["filtered"].as_u64().unwrap() + ledger["dropped"].as_u64().unwrap() > 0, "it ran: {ledger}");
+}
+
+/// The sum of all series of a metric whose labels contain a text.
+fn value(metrics: &str, name: &str, label: &str) -> f64 {
+    let of =
+        |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label));
+    metrics.lines().filter(of).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Once the verdict is told, every tick of the excluded process is refused in the kernel, and every scrape adds up.
+fn refused_in_the_kernel(rule: &str, busy: &Busy) {
+    // With itself, since its own ticks count as filtered too.
+    let agent = Agent::start(&["-F", "99", "--window", "1s", "--include-self", "--exclude", rule], &[]);
+    let filtered = |metrics: &str| value(metrics, "profiler_ticks_total", "\"filtered\"");
+    let dropped = |metrics: &str| value(metrics, "profiler_samples_dropped_total", "\"filtered\"");
+    until(Duration::from_secs(120), "a verdict", || {
+        value(&agent.get("/metrics"), "profiler_filter_verdicts", "") > 0.0
+    });
+    // What the kernel took before is still on its way.
+    std::thread::sleep(Duration::from_secs(2));
+    let (first, before) = (agent.get("/metrics"), busy.seconds());
+    until(Duration::from_secs(60), "half a second of a processor", || busy.seconds() > before + 0.5);
+    let (last, after) = (agent.get("/metrics"), busy.seconds());
+    let (ticks, seen) = ((after - before) * 99.0, filtered(&last) - filtered(&first));
+    assert!(seen > ticks * 0.6 - 10.0 && seen < ticks * 1.4 + 10.0, "{rule}: {seen} of {ticks} ticks");
+    let passed = dropped(&last) - dropped(&first);
+    assert!(passed < 0.1 * seen, "{rule}: {passed} crossed the ring, {seen} did not");
+    for metrics in [&first, &last] {
+        let sum = value(metrics, "profiler_samples_exported_total", "")
+            + value(metrics, "profiler_samples_held", "")
+            + value(metrics, "profiler_samples_dropped_total", "");
+        let taken = value(metrics, "profiler_samples_taken_total", "");
+        assert!((taken - sum).abs() < 0.5, "{taken} {sum} {metrics}");
+    }
+}
+
+#[test]
+fn what_a_rule_excludes_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let _noise = Busy::start(dir.path(), "busy-noise");
+    let _wanted = Busy::start(dir.path(), "busy-wanted");
+    only(&["--exclude", "comm=busy-n*"], "busy-noise", "busy-wanted");
+    only(&["--exclude", "executable=*/busy-noise"], "busy-noise", "busy-wanted");
+    let include = format!("executable={}/busy-*", dir.path().display());
+    let (folded, ledger) = recorded(&["--include", &include, "--exclude", "comm=busy-noise"]);
+    assert!(samples(&folded, "busy-wanted") > 0 && ledger["balanced"] == true, "{ledger}");
+    assert!(folded.lines().all(|l| l.starts_with("busy-wanted;")), "{folded}");
+}
+
+#[test]
+fn what_a_rule_excludes_is_refused_in_the_kernel() {
+    let dir = tempfile::tempdir().unwrap();
+    let noise = Busy::start(dir.path(), "busy-tick");
+    refused_in_the_kernel("comm=busy-tick", &noise);
+}
+
+#[test]
+fn a_cgroup_is_excluded_with_everything_that_moves_into_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cgroup = Cgroup::make(&format!("profiler-live-{}", std::process::id()));
+    let noise = Busy::start(dir.path(), "busy-group");
+    let _wanted = Busy::start(dir.path(), "busy-wanted");
+    cgroup.add(noise.0.id());
+    only(&["--exclude", &format!("cgroup={}", cgroup.path)], "busy-group", "busy-wanted");
+    let (folded, _) = recorded(&["--include", &format!("cgroup={}", cgroup.path)]);
+    assert!(samples(&folded, "busy-group") > 0, "{folded}");
+    assert!(folded.lines().all(|l| l.starts_with("busy-group;")), "{folded}");
+    refused_in_the_kernel(&format!("cgroup={}", cgroup.path), &noise);
+    drop(noise);
+}

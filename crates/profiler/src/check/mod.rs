@@ -5,11 +5,13 @@
 mod cgroups;
 mod host;
 mod kernel;
+mod names;
 mod privileges;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use identity::IdentitySettings;
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
@@ -73,7 +75,9 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let settings = loaded.settings;
     let mut items = kernel::look();
     items.extend(privileges::look());
-    items.extend(host::look(settings.web.listen, &crate::host::root(&settings.identity.host_root)));
+    let host_root = crate::host::root(&settings.identity.host_root);
+    items.extend(host::look(settings.web.listen, &host_root));
+    items.extend(names::look(&IdentitySettings { host_root, ..settings.identity }));
     let report = Report { works: items.iter().all(|i| i.state != State::Fails), items };
     if args.json {
         crate::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
