@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::deploy;
 use crate::packages::{self, Need};
 use crate::peers::{self, Peer, go};
 use crate::shell::{logged, repository};
@@ -82,7 +83,8 @@ fn all() -> Vec<Peer> {
         Peer { name: format!("etcd-{ETCD}"), programs: &["etcd"], make: etcd },
         Peer { name: format!("coredns-{COREDNS}"), programs: &["coredns"], make: coredns },
         containerd_peer(),
-        Peer { name: "prometheus-debian".to_owned(), programs: &["usr/bin/prometheus"], make: prometheus },
+        // Not Debian's, which cannot find targets in Kubernetes.
+        deploy::prometheus_peer(),
     ]
 }
 
@@ -142,8 +144,4 @@ fn coredns(out: &Path, log: &Path) -> Result<()> {
 fn containerd(out: &Path, log: &Path) -> Result<()> {
     let logs = log.parent().unwrap_or(out);
     PACKAGES.iter().try_for_each(|package| packages::unpack(package, out, logs))
-}
-
-fn prometheus(out: &Path, log: &Path) -> Result<()> {
-    packages::unpack("prometheus", out, log.parent().unwrap_or(out))
 }
