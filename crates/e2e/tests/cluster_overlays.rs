@@ -68,16 +68,16 @@ fn pyroscope_has_functions_by_service_namespace_pod_and_container() -> Result<()
         let export = u64::try_from(EXPORT.as_nanos())?;
         let span = (first * 1_000_000, last * 1_000_000 + export);
         figure(format!("{} exports, {} s", begins.len() - 1, (span.1 - span.0) / 1_000_000_000));
-        wait_for("the workload's record", EXPORT * 2, || {
-            Ok(truth(cluster, &pod, "prices", folder)?.percent(span.0, span.1).is_ok().then_some(()))
-        })?;
         for (container, alpha, beta) in CONTAINERS {
             let stacks = pyroscope.nanoseconds(
                 container,
                 &selector(container),
                 Some((span.0, last * 1_000_000 + export / 2)),
             )?;
-            let truth = truth(cluster, &pod, container, folder)?;
+            let truth = wait_for("the workload's record", Duration::from_secs(60), || {
+                let truth = truth(cluster, &pod, container, folder)?;
+                Ok(truth.percent(span.0, span.1).is_ok().then_some(truth))
+            })?;
             same_share(&stacks, &truth, span, (alpha, beta), &format!("Pyroscope, {container}"))?;
         }
         let of_other = pyroscope.nanoseconds("x", "{k8s_container_name=\"stock\"}", None)?;

@@ -17,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::programs::Programs;
-use crate::peers;
 use crate::shell::{logged, output, repository};
+use crate::{image, peers};
 
 /// The archives of all images.
 #[derive(Debug)]
@@ -74,8 +74,7 @@ impl Images {
         let _ = fs::remove_file(&log);
         let mut images = servers(programs)?;
         images.extend(workloads(build.path(), &log)?);
-        images.push(profiler(&log)?);
-        let mut archives = Vec::new();
+        let mut archives = vec![image::ensure()?];
         for image in &images {
             let file = to.join(format!("{}.tar", image.name.replace(['/', ':'], "_")));
             archive(image, &file).with_context(|| image.name.to_owned())?;
@@ -88,17 +87,6 @@ impl Images {
     pub(super) fn archives(&self) -> &[PathBuf] {
         &self.archives
     }
-}
-
-/// The agent: one static binary.
-fn profiler(log: &Path) -> Result<Image> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--package", "profiler", "--target", TARGET]).current_dir(repository());
-    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
-    logged(cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS"), log)?;
-    let binary = crate::shell::target().join(TARGET).join("release/profiler");
-    Image::new("localhost/profiler:tests", &["/profiler"]).program(&binary, "profiler")
 }
 
 /// The servers of the overlays, with the entry points of the images that they stand for.

@@ -7,12 +7,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::agent::Setup;
+use e2e::agent::{RATE, Setup};
 
-use crate::{Plan, cpus, ours::Ours, spin::Spinning};
+use crate::{Plan, cost::Cost, cpus, ours::Ours, spin::Spinning};
 
-/// Of the excluded cgroup's ticks, so many of a hundred may become samples all the same (what else runs meanwhile does).
-const MOST_TAKEN_PERCENT: f64 = 10.0;
+/// Of the ticks that the excluded cgroup had, so many of a hundred must be counted as filtered. (Not all: CPU time is counted in
+/// hundredths of a second, and the kernel does not deliver every tick.)
+const LEAST_FILTERED_PERCENT: f64 = 90.0;
 
 /// A cgroup of the same name in each hierarchy that tells containers apart. It goes with the load in it.
 struct Cgroup {
@@ -70,52 +71,89 @@ struct Row {
     name: &'static str,
     /// None without a profiler.
     ours: Option<Ours>,
-    /// Rounds of the load in the time measured.
+    /// What the load did in the time measured.
+    done: Done,
+}
+
+/// What the load has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
     rounds: f64,
+    cpu: f64,
+}
+
+impl Done {
+    fn by(load: &[Spinning]) -> Result<Self> {
+        let mut done = Self::default();
+        for one in load {
+            done.rounds += one.rounds() as f64;
+            done.cpu += Cost::of(one.running.pid())?.cpu();
+        }
+        Ok(done)
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self { rounds: self.rounds - before.rounds, cpu: self.cpu - before.cpu }
+    }
+}
+
+/// The three, measured.
+pub(crate) struct Report {
+    /// The table and what belongs to it.
+    pub(crate) text: String,
+    /// Of the excluded cgroup's ticks, the percentage that was filtered.
+    filtered: f64,
+}
+
+impl Report {
+    /// # Errors
+    /// When excluding does not exclude.
+    pub(crate) fn check(&self) -> Result<()> {
+        let filtered = self.filtered;
+        ensure!(
+            filtered >= LEAST_FILTERED_PERCENT,
+            "only {filtered:.0} % of the excluded cgroup's ticks were filtered"
+        );
+        Ok(())
+    }
 }
 
 /// Measures the three and writes the table.
 ///
 /// # Errors
-/// When something cannot be started, or excluding excludes nothing.
-pub(crate) fn report(plan: &Plan, folder: &Path) -> Result<String> {
+/// When something cannot be started or read.
+pub(crate) fn report(plan: &Plan, folder: &Path) -> Result<Report> {
     let cgroup = Cgroup::new()?;
     let load: Vec<Spinning> =
         (0..cpus()).map(|i| Spinning::start(&format!("spin{i}"), folder)).collect::<Result<_>>()?;
     for one in &load {
         cgroup.take_in(one.running.pid())?;
     }
-    let rounds = || load.iter().map(Spinning::rounds).sum::<u64>() as f64;
     let with_agent = |name: &'static str, setup: Setup| {
         let mut marks = Vec::new();
         let ours = Ours::measure(setup, plan, || {
-            marks.push(rounds());
+            marks.push(Done::by(&load)?);
             Ok(())
         })?;
-        let grown = marks.last().zip(marks.first()).map_or(0.0, |(last, first)| last - first);
-        Ok::<Row, anyhow::Error>(Row { name, ours: Some(ours), rounds: grown })
+        let done = marks.last().zip(marks.first()).map_or_else(Done::default, |(last, first)| last.since(first));
+        Ok::<Row, anyhow::Error>(Row { name, ours: Some(ours), done })
     };
     let taken = with_agent("taken", Setup::new("agent-taken", folder)?)?;
     let rule = format!("cgroup=/{}", cgroup.name);
     let excluded = with_agent("excluded", Setup::new("agent-excluded", folder)?.args(["--exclude", &rule]))?;
     sleep(plan.warm_up);
-    let before = rounds();
+    let before = Done::by(&load)?;
     sleep(plan.measured);
-    let absent = Row { name: "no profiler", ours: None, rounds: rounds() - before };
+    let absent = Row { name: "no profiler", ours: None, done: Done::by(&load)?.since(&before) };
     drop(load);
     drop(cgroup);
-    if let Some(ours) = &excluded.ours {
-        let share = 100.0 * ours.samples / (ours.samples + ours.filtered).max(1.0);
-        ensure!(
-            share < MOST_TAKEN_PERCENT,
-            "{share:.0} % of the ticks became samples although their cgroup is excluded"
-        );
-    }
-    table(plan, &[taken, excluded, absent])
+    let ticks = (excluded.done.cpu * f64::from(RATE)).max(1.0);
+    let filtered = 100.0 * excluded.ours.as_ref().map_or(0.0, |ours| ours.filtered) / ticks;
+    Ok(Report { text: table(plan, &[taken, excluded, absent])?, filtered })
 }
 
 fn table(plan: &Plan, rows: &[Row]) -> Result<String> {
-    let undisturbed = rows.iter().find(|row| row.ours.is_none()).map_or(1.0, |row| row.rounds.max(1.0));
+    let undisturbed = rows.iter().find(|row| row.ours.is_none()).map_or(1.0, |row| row.done.rounds.max(1.0));
     let mut text = String::new();
     writeln!(text, "\n## A saturating cgroup\n")?;
     writeln!(
@@ -128,7 +166,7 @@ fn table(plan: &Plan, rows: &[Row]) -> Result<String> {
     )?;
     writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
     for row in rows {
-        let work = 100.0 * row.rounds / undisturbed;
+        let work = 100.0 * row.done.rounds / undisturbed;
         match &row.ours {
             None => writeln!(text, "| {} | 0 | 0 | 0 | 0 | 0 | 0 | 0 | {work:.2} % |", row.name)?,
             Some(ours) => {

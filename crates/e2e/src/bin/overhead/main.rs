@@ -73,13 +73,15 @@ fn run(plan: &Plan, write: bool) -> Result<()> {
         &ours,
         &[("perf record -a -g", plain), ("perf record -a --call-graph dwarf", dwarf), ("perf script of that", script)],
     )?;
-    report.push_str(&filtered::report(plan, &folder)?);
+    let filtered = filtered::report(plan, &folder)?;
+    report.push_str(&filtered.text);
     for line in report.lines() {
         figure(line);
     }
     if write {
         fs::write(repository().join("docs/benchmarks.md"), &report)?;
     }
+    filtered.check()?;
     let (cpu, theirs) = (ours.all().cpu(), dwarf.and(&script).cpu());
     ensure!(cpu < theirs, "floor: {cpu:.2} CPU s are not less than perf's {theirs:.2}");
     let rss = ours.all().rss_mb;
