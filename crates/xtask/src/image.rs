@@ -30,6 +30,8 @@ const CARGO_HOME: &str = "/machine/cargo";
 /// Changes with the way the image to begin with is made, so that an older one is not taken.
 const RECIPE: &str = "1";
 const SUITE: &str = "bookworm";
+/// Parts of the workspace that no byte of the image comes from.
+const TOOLS: [&str; 3] = ["crates/xtask/src", "crates/e2e", "crates/vm-init/src"];
 
 const NEEDS: &[Need] = &[
     Need { program: "buildah", package: "buildah" },
@@ -222,15 +224,15 @@ fn state() -> Result<String> {
     digest.update(output(Command::new("rustc").arg("-vV"))?);
     digest.update(revision()?);
     digest.update(RECIPE);
-    let mut open = vec![root.join("Dockerfile"), root.join(".dockerignore")];
-    for line in fs::read_to_string(root.join(".dockerignore"))?.lines() {
-        open.extend(line.strip_prefix('!').map(|part| root.join(part)).filter(|path| path.exists()));
-    }
+    let mut open: Vec<PathBuf> = parts()?.iter().map(|part| root.join(part)).collect();
     while let Some(path) = open.pop() {
-        digest.update(path.to_string_lossy().as_bytes());
+        let name = path.strip_prefix(&root).unwrap_or(&path);
+        if left_out(name) {
+            continue;
+        }
+        digest.update(name.to_string_lossy().as_bytes());
         if path.is_dir() {
             let mut inside: Vec<PathBuf> = fs::read_dir(&path)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
-            inside.retain(|p| p.file_name().is_none_or(|name| name != "target"));
             inside.sort();
             open.extend(inside);
         } else {
@@ -240,11 +242,29 @@ fn state() -> Result<String> {
     Ok(digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect())
 }
 
-/// The commit, and whether there is more in the tree than it has.
+/// The Dockerfile, and what `.dockerignore` lets in.
+fn parts() -> Result<Vec<String>> {
+    let ignored = fs::read_to_string(repository().join(".dockerignore"))?;
+    let let_in = ignored.lines().filter_map(|line| line.strip_prefix('!').map(str::to_owned));
+    let parts = ["Dockerfile", ".dockerignore"].map(str::to_owned).into_iter().chain(let_in);
+    Ok(parts.filter(|part| repository().join(part).exists()).collect())
+}
+
+/// Tests, tools and what was built: none of it is in the image.
+fn left_out(name: &Path) -> bool {
+    TOOLS.iter().any(|tool| name.starts_with(tool))
+        || name.components().any(|part| ["target", "tests"].iter().any(|not| part.as_os_str() == *not))
+}
+
+/// The last commit that changed anything of the image, and whether there is more in the tree than it has.
 fn revision() -> Result<String> {
-    let git = |words: &[&str]| output(Command::new("git").args(words).current_dir(repository()));
+    let git = |words: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(words).arg("--").args(parts()?).arg(":!crates/*/tests").current_dir(repository());
+        output(command.args(TOOLS.map(|tool| format!(":!{tool}"))))
+    };
     // A tree without history is built as well.
-    let Ok(commit) = git(&["rev-parse", "HEAD"]) else { return Ok(String::new()) };
+    let Ok(commit) = git(&["log", "-1", "--format=%H"]) else { return Ok(String::new()) };
     let more = git(&["status", "--porcelain", "--untracked-files=no"])?;
     Ok(format!("{}{}", commit.trim(), if more.trim().is_empty() { "" } else { "-dirty" }))
 }
@@ -279,6 +299,16 @@ mod tests {
         assert_eq!(begins_with("# x\nARG BUILD_IMAGE=rust:1-slim\nFROM ${BUILD_IMAGE}\n").unwrap(), "rust:1-slim");
         assert!(begins_with("FROM rust:1\n").is_err());
         assert!(begins_with("ARG BUILD_IMAGE=${OTHER}\n").is_err());
+    }
+
+    #[test]
+    fn what_the_image_is_made_of() {
+        let parts = parts().unwrap();
+        assert!(["Dockerfile", "Cargo.lock", "crates"].iter().all(|p| parts.iter().any(|q| p == q)), "{parts:?}");
+        let kept = |name: &str| !left_out(Path::new(name));
+        assert!(kept("crates/xtask/Cargo.toml") && kept("crates/sampler/src/lib.rs") && kept("config/otel.yaml"));
+        assert!(!kept("crates/xtask/src/main.rs") && !kept("crates/sampler/tests/a.rs") && !kept("crates/x/target/a"));
+        assert!(!kept("crates/e2e/src/lib.rs") && kept("crates/profiler/src/contests.rs"));
     }
 
     #[test]
