@@ -12,7 +12,7 @@ use crate::table::FileTable;
 /// Rows of one file; the largest seen have 1.3 million.
 const MAX_ROWS: usize = 8_000_000;
 /// Page sizes that are tried for each block; larger ones leave too few bits for the rule to win.
-const NARROW_PAGE_BITS: std::ops::RangeInclusive<u32> = MIN_PAGE_BITS..=12;
+const NARROW_PAGE_BITS: std::ops::Range<u32> = MIN_PAGE_BITS..13;
 /// A position in a block has 15 bits.
 const MAX_BLOCK_HALVES: usize = 1 << 15;
 /// Blocks up to this size are looked for among those that are there: code without rows gives the same ones again and again.
@@ -248,7 +248,9 @@ struct Writer {
 
 impl Writer {
     fn block(&mut self, rows: &[Row], carried: u16, unsupported: u16) {
-        let sizes = NARROW_PAGE_BITS.chain([MAX_PAGE_BITS]).map(|bits| (halves(rows, carried, bits), bits));
+        // Code without rows is one page; files may say that they have very much of it.
+        let narrow = if rows.is_empty() { 0..0 } else { NARROW_PAGE_BITS };
+        let sizes = narrow.chain([MAX_PAGE_BITS]).map(|bits| (halves(rows, carried, bits), bits));
         let (size, bits) = sizes.min().unwrap_or((usize::MAX, MAX_PAGE_BITS));
         if size > MAX_BLOCK_HALVES - 1 {
             self.too_large += 1;

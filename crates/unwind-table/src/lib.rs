@@ -54,7 +54,8 @@ pub use format::{
     Mapping, NO_TABLE, PENDING, PLACE_BYTES, Place, SHARD_BYTES, SHARDS,
 };
 pub use rule::{Kind, Rule, Slot};
-pub use step::{Memory, step};
+pub use search::{find, rule};
+pub use step::{Memory, fill, step};
 pub use walk::{End, FLAG_CHAINED, FLAG_EXACT, FLAG_FROM_FP, MAX_FRAMES, MAX_SIGNALS, WINDOW_WORDS, Walk};
 
 #[cfg(feature = "std")]

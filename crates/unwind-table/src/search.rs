@@ -19,7 +19,7 @@ const fn mask_where_not_above(a: u32, b: u32) -> u32 {
 
 /// Finds the mapping of an address; its offset is then in [`Walk::found`].
 #[inline(always)]
-pub(crate) fn find<M: Memory>(walk: &mut Walk, memory: &mut M, address: u64) -> bool {
+pub fn find<M: Memory>(walk: &mut Walk, memory: &mut M, address: u64) -> bool {
     let place = Place(walk.mappings);
     let mut count = walk.mapping_count;
     // The upper half of the addresses is the kernel's (and the mapping `[vsyscall]`), and the arithmetic below is of signed
@@ -63,7 +63,7 @@ pub(crate) fn enter<M: Memory>(walk: &mut Walk, memory: &mut M) {
 /// Finds the rule for an address in the walk's mapping; it is then in [`Walk::rule`]. [`End::GOING_ON`]: found.
 /// [`End::NO_TABLE`]: the mapping has no table.
 #[inline(always)]
-pub(crate) fn rule<M: Memory>(walk: &mut Walk, memory: &mut M, address: u64) -> End {
+pub fn rule<M: Memory>(walk: &mut Walk, memory: &mut M, address: u64) -> End {
     let anchors = Place(walk.anchors);
     if walk.anchors == 0 {
         return if walk.rules == PENDING { End::PENDING } else { End::NO_TABLE };

@@ -9,7 +9,7 @@
 
 use crate::arch::Arch;
 use crate::rule::{Kind, Rule};
-use crate::search::{enter, find, rule};
+use crate::search::{self, enter};
 use crate::walk::{End, FLAG_CHAINED, FLAG_EXACT, FLAG_FROM_FP, MAX_FRAMES, MAX_SIGNALS, WINDOW_WORDS, Walk};
 
 /// No stack lies in the first page.
@@ -18,7 +18,7 @@ const LOWEST_SP: u64 = 4096;
 const MAX_STACK_BYTES: u64 = 8 << 20;
 
 /// What a walk reads. In the kernel: maps, and the task's own user memory. Elsewhere: copies of both.
-pub trait Memory {
+pub trait Memory: Sized {
     /// A shard that was looked up.
     type Shard: Copy;
 
@@ -36,6 +36,25 @@ pub trait Memory {
 
     /// Copies user memory from an address up; returns how many words there are, 0 where the first cannot be read.
     fn stack(&mut self, address: u64, window: &mut [u64; WINDOW_WORDS]) -> u32;
+
+    /// [`fill`], in the same way as the next two.
+    #[inline(always)]
+    fn fill(&mut self, walk: &mut Walk, address: u64) -> bool {
+        fill(walk, self, address)
+    }
+
+    /// [`crate::find`]. A program in the kernel makes a function of its own of it, which the verifier goes through once and not
+    /// for every way that leads there.
+    #[inline(always)]
+    fn find(&mut self, walk: &mut Walk, address: u64) -> bool {
+        search::find(walk, self, address)
+    }
+
+    /// [`crate::rule`], in the same way.
+    #[inline(always)]
+    fn rule(&mut self, walk: &mut Walk, address: u64) -> End {
+        search::rule(walk, self, address)
+    }
 }
 
 /// Takes one step. [`End::GOING_ON`]: the walk stands at the caller.
@@ -59,7 +78,7 @@ pub fn step<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M) -> End {
     let mut in_file = false;
     let mut unknown = false;
     if lookup.wrapping_sub(walk.start) >= walk.bytes {
-        if find(walk, memory, lookup) {
+        if memory.find(walk, lookup) {
             enter(walk, memory);
         } else if depth != 0 {
             return if walk.flags & FLAG_FROM_FP != 0 { End::NO_TABLE } else { End::BAD_FRAME };
@@ -71,7 +90,7 @@ pub fn step<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M) -> End {
     walk.frames = depth.wrapping_add(1);
     walk.rule = 0;
     if !unknown {
-        let found = rule(walk, memory, lookup);
+        let found = memory.rule(walk, lookup);
         in_file = found.0 != End::NO_TABLE.0;
         if in_file && found.0 != End::GOING_ON.0 {
             return found;
@@ -286,22 +305,27 @@ fn plausible_fp(walk: &Walk) -> bool {
 #[inline(always)]
 fn is_code<M: Memory>(walk: &mut Walk, memory: &mut M, pc: u64) -> bool {
     let lookup = pc.wrapping_sub(1);
-    lookup.wrapping_sub(walk.start) < walk.bytes || find(walk, memory, lookup)
+    lookup.wrapping_sub(walk.start) < walk.bytes || memory.find(walk, lookup)
 }
 
 /// Reads a word of the stack into [`Walk::value`], from the window where it is there.
 #[inline(always)]
 fn read<M: Memory>(walk: &mut Walk, memory: &mut M, address: u64) -> bool {
-    let mut at = address.wrapping_sub(walk.window_start);
+    let at = address.wrapping_sub(walk.window_start);
     if at & 7 != 0 || at >= walk.window_bytes as u64 {
-        let words = memory.stack(address, &mut walk.window);
-        walk.window_start = address;
-        walk.window_bytes = words.wrapping_mul(8);
-        if words == 0 {
-            return false;
-        }
-        at = 0;
+        return memory.fill(walk, address);
     }
     walk.value = walk.window[(at >> 3) as usize & (WINDOW_WORDS - 1)];
     true
+}
+
+/// Moves the window to an address of the stack, and reads its first word into [`Walk::value`]. Whether it can be read.
+#[inline(always)]
+pub fn fill<M: Memory>(walk: &mut Walk, memory: &mut M, address: u64) -> bool {
+    let words = memory.stack(address, &mut walk.window);
+    walk.window_start = address;
+    walk.window_bytes = words.wrapping_mul(8);
+    let [first, ..] = walk.window;
+    walk.value = first;
+    words != 0
 }
