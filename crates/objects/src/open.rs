@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::Range;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, fstat, fstatfs, major, minor, open,
@@ -31,9 +31,13 @@ const MAX_MAPS_BYTES: u64 = 8 << 20;
 const MAX_ROOTS: usize = 32;
 /// What the kernel puts behind the path of a deleted file.
 const DELETED: &[u8] = b" (deleted)";
-/// File systems where a mapping's device is not the one that `stat` tells: `OVERLAYFS_SUPER_MAGIC` (before Linux
-/// 6.18) and `BTRFS_SUPER_MAGIC` (subvolumes).
-const ODD_DEVICES: [u64; 2] = [0x794c_7630, 0x9123_683e];
+/// File systems where a mapping's device is not the one that `stat` tells: `OVERLAYFS_SUPER_MAGIC`, which may tell a
+/// number of its own for each layer, and `BTRFS_SUPER_MAGIC` (subvolumes).
+const ODD_DEVICES: [u64; 2] = [OVERLAY, BTRFS];
+const OVERLAY: u64 = 0x794c_7630;
+const BTRFS: u64 = 0x9123_683e;
+/// Since this version of Linux a mapping has its overlay's device, as that's directories have it; before, its layer's.
+const OVERLAYS_TELL: (u32, u32) = (6, 18);
 /// FUSE, NFS, SMB and its successors, 9P, Ceph, Lustre, AFS.
 const REMOTE: [u64; 8] =
     [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400, 0x0bd0_0bd0, 0x5346_414f];
@@ -142,7 +146,8 @@ pub(crate) fn open_mapped(wanted: &Wanted, roots: &Roots) -> Result<Opened, Open
             return Ok(opened);
         }
     }
-    if let Some(opened) = search.try_path(format!("/proc/{tgid}/exe").as_bytes(), Whose::TheProcess) {
+    // What it executes need not be what is wanted, and an overlay's file says little by its number.
+    if let Some(opened) = search.try_path(format!("/proc/{tgid}/exe").as_bytes(), Whose::TheExecutable) {
         alive();
         return Ok(opened);
     }
@@ -174,6 +179,7 @@ pub(crate) fn change_by_link(wanted: &Wanted) -> Option<Change> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whose {
     TheProcess,
+    TheExecutable,
     Others,
 }
 
@@ -198,7 +204,13 @@ impl Search<'_> {
         let root_fd = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match openat2(&root_fd, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Ok(found) => self.take(&found, whose),
+            Ok(found) => {
+                // Of a path, which may lead into another overlay than the mapping's: the directory tells.
+                let is_elsewhere = overlays_tell_their_device()
+                    && is_on(&found, &[OVERLAY])
+                    && !self.is_below_wanted_device(&root_fd, path, resolve);
+                self.take(&found, if is_elsewhere { Whose::Others } else { whose })
+            }
             // Not known here, or forbidden by a filter of system calls: links may lead astray, but the file is checked.
             Err(Errno::NOSYS | Errno::PERM) => self.try_path(&[root.as_bytes(), path].concat(), whose),
             Err(_) => None,
@@ -228,6 +240,17 @@ impl Search<'_> {
         Some(Opened { descriptor, change: change_of_stat(&stat), deleted: stat.st_nlink == 0, is_remote })
     }
 
+    /// Whether the directory of a path is on the wanted device.
+    fn is_below_wanted_device(&self, root: &OwnedFd, path: &[u8], resolve: ResolveFlags) -> bool {
+        let end = path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat2(root, path.get(..end).unwrap_or_default(), flags, Mode::empty(), resolve);
+        let stat = directory.and_then(fstat);
+        stat.is_ok_and(|stat| {
+            (major(stat.st_dev), minor(stat.st_dev)) == (self.wanted.file.major, self.wanted.file.minor)
+        })
+    }
+
     fn is_wanted(&self, found: &OwnedFd, stat: &Stat, whose: Whose) -> bool {
         let file = &self.wanted.file;
         if stat.st_ino != file.inode {
@@ -236,8 +259,26 @@ impl Search<'_> {
         if (major(stat.st_dev), minor(stat.st_dev)) == (file.major, file.minor) {
             return true;
         }
-        whose == Whose::TheProcess && is_on(found, &ODD_DEVICES)
+        match whose {
+            Whose::TheProcess => is_on(found, &ODD_DEVICES),
+            Whose::TheExecutable if overlays_tell_their_device() => is_on(found, &[BTRFS]),
+            Whose::TheExecutable => is_on(found, &ODD_DEVICES),
+            Whose::Others => false,
+        }
     }
+}
+
+/// Whether this kernel's mappings of files on an overlay have the overlay's device. What cannot be parsed is old.
+fn overlays_tell_their_device() -> bool {
+    static TELL: OnceLock<bool> = OnceLock::new();
+    *TELL.get_or_init(|| version(&fs::read("/proc/sys/kernel/osrelease").unwrap_or_default()) >= Some(OVERLAYS_TELL))
+}
+
+/// The first two numbers of a kernel's release: `6.18.4-generic`.
+fn version(release: &[u8]) -> Option<(u32, u32)> {
+    let mut numbers =
+        release.split(|byte| !byte.is_ascii_digit()).map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Whether a file is on one of these file systems.
@@ -314,5 +355,23 @@ fn change_of_statx(found: &Statx) -> Change {
         bytes: found.stx_size,
         modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec.into()),
         changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases() {
+        let check = |release: &[u8], expected| assert_eq!(version(release), expected, "{release:?}");
+        check(b"6.18.44-fc-v769", Some((6, 18)));
+        check(b"6.8.0-45-generic", Some((6, 8)));
+        check(b"7.2", Some((7, 2)));
+        check(b"rolling", None);
+        check(b"6", None);
+        check(b"", None);
+        assert!(version(b"6.8.0") < Some(OVERLAYS_TELL) && version(b"x") < Some(OVERLAYS_TELL));
+        assert!(version(b"6.18.0-rc1") >= Some(OVERLAYS_TELL) && version(b"7.0.1") >= Some(OVERLAYS_TELL));
     }
 }

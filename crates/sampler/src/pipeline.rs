@@ -222,10 +222,11 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         let place = self.places.of(head.cgroup_id, head.tgid, now, &self.proc);
         let counted = &self.shared.counted;
         counted.unknown_place_samples.fetch_add(u64::from(place.is_none()), Ordering::Relaxed);
-        let owner = self.resolver.owner(&head, Some(process), place);
-        if self.verdicts.ruling(&owner, Some(process), now) == Ruling::Drop {
+        // Before the owner: finding that opens the executable.
+        if self.verdicts.ruling(&head, Some(process), place, now) == Ruling::Drop {
             return self.filtered(sample);
         }
+        let owner = self.resolver.owner(&head, Some(process), place);
         let user = if has_no_memory {
             UserHalf::Ended(StackEnd::NoUserHalf)
         } else if !has_registers {
@@ -249,10 +250,10 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         let place = self.places.of(sample.head.cgroup_id, sample.head.tgid, now, &self.proc);
         let counted = &self.shared.counted;
         counted.unknown_place_samples.fetch_add(u64::from(place.is_none()), Ordering::Relaxed);
-        let owner = self.resolver.owner(&sample.head, None, place);
-        if self.verdicts.ruling(&owner, None, now) == Ruling::Drop {
+        if self.verdicts.ruling(&sample.head, None, place, now) == Ruling::Drop {
             return self.filtered(sample);
         }
+        let owner = self.resolver.owner(&sample.head, None, place);
         self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end) });
     }
 

@@ -1,6 +1,6 @@
 //! What the judge has said, kept for the samples to come, and told to the kernel side.
 //!
-//! Each owner is judged once, and again when the judge's generation changes. A refusal that reaches further than the
+//! Each process is judged once, in each cgroup and under each name, and again when the judge's generation changes. A refusal that reaches further than the
 //! sample at hand is told to the kernel side: from then on no sample of that process or cgroup is taken, so nothing is
 //! heard of it any more. Therefore what was told is taken back by itself: when a record says that the process executed,
 //! was renamed, ended, or that its pid began anew; when its cgroup is gone; when the judge thinks otherwise; and in any
@@ -8,7 +8,7 @@
 //!
 //! Only refusals are told: what is not told is taken.
 //!
-//! **In**: owners, records of processes, the judge's answers. **Out**: rulings; entries of the kernel side. **Units**:
+//! **In**: heads of samples with what is known of their processes, records of processes, the judge's answers. **Out**: rulings; entries of the kernel side. **Units**:
 //! monotonic nanoseconds, host pids. **Limits**: entries as many as the kernel side has room for, past that samples are
 //! dropped in user space and [`Verdicts::refused`] counts; [`REVIEWS_PER_SECOND`]; answers that were not used for two
 //! windows are forgotten.
@@ -17,9 +17,9 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use profile::{Declared, Owner, Place, ProcessKey};
+use profile::{Declared, Place, ProcessKey};
 use rustc_hash::FxHashMap;
-use sampler_abi::VerdictKey;
+use sampler_abi::{FLAG_KERNEL_THREAD, SampleHead, VerdictKey};
 
 use crate::comm::Comm;
 use crate::judge::{Judge, Ruling, Scope, Subject, Verdict};
@@ -129,32 +129,43 @@ impl Verdicts {
         }
     }
 
-    /// What happens to a sample of this owner.
-    pub(crate) fn ruling(&mut self, owner: &Owner, process: Option<&Process>, now_mono_ns: u64) -> Ruling {
+    /// What happens to a sample. `process` is none for kernel threads and unknown processes, `place` is that of the
+    /// sample's cgroup. Opens no file: of what is refused nothing is to be read.
+    pub(crate) fn ruling(
+        &mut self,
+        head: &SampleHead,
+        process: Option<&Process>,
+        place: Option<&Arc<Place>>,
+        now_mono_ns: u64,
+    ) -> Ruling {
         if self.sink.is_none() {
             return Ruling::Take;
         }
-        let comm = process.map_or_else(|| Comm::from_bytes(owner.comm.as_bytes()), |process| process.comm);
+        let comm = process.map_or_else(|| Comm::from_bytes(&head.comm), |process| process.comm);
+        let start = process.map_or(head.leader_start_mono_ns, |process| process.start.mono_ns());
+        let executable_path = process.and_then(|process| Some(&process.executable.as_ref()?.name));
+        let declared = process.and_then(|process| process.environment.declared());
+        let kernel_thread = head.flags & FLAG_KERNEL_THREAD != 0;
         let key = SubjectKey {
-            process: owner.process,
+            process: ProcessKey { tgid: head.tgid, leader_start_mono_ns: start },
             generation: process.map_or(0, |process| process.generation),
             comm,
-            cgroup_id: owner.cgroup_id,
-            has_place: owner.place.is_some(),
-            has_declared: owner.declared.is_some(),
+            cgroup_id: head.cgroup_id,
+            has_place: place.is_some(),
+            has_declared: declared.is_some(),
         };
         let generation = self.judge.generation();
         let (epoch, is_stale) = (self.epoch, self.answers.get(&key).is_none_or(|a| a.generation != generation));
         // An old answer holds until there is time for a new one; without any, it is asked for at once.
         if is_stale && (self.may_review(now_mono_ns) || !self.answers.contains_key(&key)) {
             let verdict = self.judge.judge(&Subject {
-                process: owner.process,
+                process: key.process,
                 comm: &comm.text(),
-                executable_path: &owner.executable_path,
-                kernel_thread: owner.kernel_thread,
-                cgroup_id: owner.cgroup_id,
-                place: owner.place.as_deref(),
-                declared: owner.declared.as_deref(),
+                executable_path: executable_path.map_or("", |path| path),
+                kernel_thread,
+                cgroup_id: head.cgroup_id,
+                place: place.map(|place| &**place),
+                declared: declared.map(|declared| &**declared),
             });
             self.answers.insert(key, Answer { verdict, generation, used_at: epoch, refused_at: None });
         }
@@ -163,20 +174,20 @@ impl Verdicts {
         let Verdict { ruling: Ruling::Drop, scope } = answer.verdict else { return Ruling::Take };
         let told = match scope {
             Scope::Undecided => return Ruling::Drop,
-            Scope::Process => VerdictKey::process(owner.cgroup_id, owner.process.tgid),
-            Scope::Cgroup => VerdictKey::cgroup(owner.cgroup_id),
+            Scope::Process => VerdictKey::process(head.cgroup_id, head.tgid),
+            Scope::Cgroup => VerdictKey::cgroup(head.cgroup_id),
         };
         // The last samples from before it was told come still.
         if answer.refused_at != Some(epoch) && !self.told.contains_key(&told) {
             let generation = answer.generation;
             if self.sink.as_ref().is_some_and(|sink| sink.filter(told)) {
                 let kept = Told {
-                    process: owner.process,
+                    process: key.process,
                     comm: comm.text(),
-                    executable_path: Arc::clone(&owner.executable_path),
-                    kernel_thread: owner.kernel_thread,
-                    place: owner.place.clone(),
-                    declared: owner.declared.clone(),
+                    executable_path: executable_path.map_or_else(|| Arc::from(""), Arc::clone),
+                    kernel_thread,
+                    place: place.map(Arc::clone),
+                    declared: declared.map(Arc::clone),
                     generation,
                     told_mono_ns: now_mono_ns,
                     seen_mono_ns: now_mono_ns,

@@ -260,11 +260,17 @@ fn on_an_overlay() {
     let by_link = room();
     let info = by_link.object(&file, running.pid(), range);
     assert_eq!(name_of(&by_link, &info).as_deref(), Some("in-a-layer@1"));
-    // A kernel that tells the layer's device instead: the process's own path, on an overlay, is believed.
+    // A kernel before 6.18 tells the layer's device instead: then the process's own path, on an overlay, is believed.
     let layer = mapped(&lower.join("program"));
     let other = MappedFile { major: layer.major, minor: layer.minor, ..file.clone() };
     let by_path = room();
     let info = by_path.object(&other, running.pid(), 0x1000..0x2000);
+    let stat = fs::metadata(format!("/proc/{}/root{}", running.pid(), merged.display())).unwrap();
+    let tells = (rustix::fs::major(stat.dev()), rustix::fs::minor(stat.dev())) == (file.major, file.minor);
+    assert_eq!(name_of(&by_path, &info).as_deref(), (!tells).then_some("in-a-layer@1"));
+    // Since then, with the overlay's device, whatever number the layer's file has by itself.
+    let by_path = room();
+    let info = by_path.object(&file, running.pid(), 0x1000..0x2000);
     assert_eq!(name_of(&by_path, &info).as_deref(), Some("in-a-layer@1"));
     // Not so a path of ours on a plain file system.
     let elsewhere = MappedFile { major: file.major + 1, path: lower.join("program").to_str().unwrap().into(), ..layer };

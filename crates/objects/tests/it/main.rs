@@ -12,6 +12,7 @@
     reason = "all of this is tests, but without a harness clippy does not see that"
 )]
 
+mod containers;
 mod fake;
 mod files;
 mod fuse;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         }
         _ => {
             let tests = [
+                containers::tests(),
                 files::tests(),
                 hostile::tests(),
                 sandbox::tests(),

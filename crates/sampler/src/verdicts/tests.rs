@@ -74,9 +74,9 @@ impl Bench {
 
     /// A sample, of a process that the table does not know.
     fn sample(&mut self, tgid: u32, comm: &str, cgroup_id: u64, now: u64) -> Ruling {
-        let process = ProcessKey { tgid, leader_start_mono_ns: 1 };
-        let owner = Owner { process, comm: comm.into(), cgroup_id, ..Owner::default() };
-        self.verdicts.ruling(&owner, None, now)
+        let mut head = SampleHead { tgid, leader_start_mono_ns: 1, cgroup_id, ..SampleHead::default() };
+        head.comm[..comm.len()].copy_from_slice(comm.as_bytes());
+        self.verdicts.ruling(&head, None, None, now)
     }
 
     fn held(&self) -> Vec<VerdictKey> {
@@ -124,7 +124,7 @@ fn who_filters_nothing_is_never_asked() {
         fn seen(&self, _: &Place, _: u32) {}
     }
     let mut verdicts = Verdicts::new(Arc::new(Never), Map(Arc::default(), 9));
-    assert_eq!(verdicts.ruling(&Owner::default(), None, 0), Ruling::Take);
+    assert_eq!(verdicts.ruling(&SampleHead::default(), None, None, 0), Ruling::Take);
     verdicts.keep_house(u64::MAX, |_| unreachable!());
 }
 

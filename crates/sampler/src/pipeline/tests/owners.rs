@@ -134,6 +134,7 @@ fn what_is_refused_is_dropped_before_it_is_unwound() {
         let ledger = bench.shared.ledger.snapshot(KernelCounts::default);
         assert_eq!(ledger.dropped(DropReason::Filtered), dropped);
         assert_eq!(bench.objects.requests.get(), requests);
+        assert_eq!(bench.objects.paths().is_empty(), dropped > 0, "nor is any file of it opened");
         assert_eq!(bench.shared.counted.verdicts_refused.load(Ordering::Relaxed), u64::from(dropped > 0));
         bench.finish(3 * SECOND);
     };

@@ -26,6 +26,8 @@ mod whole;
 #[derive(Clone, Debug, Default)]
 struct Paths {
     all: Arc<Mutex<Vec<Arc<ObjectInfo>>>>,
+    /// What was asked for, and of whom.
+    asked: Arc<Mutex<Vec<(MappedFile, u32)>>>,
     delay: Duration,
 }
 
@@ -35,7 +37,8 @@ impl ObjectSource for Paths {
         self.all.lock().unwrap().iter().find(|o| *o.path == *path).cloned()
     }
 
-    fn object(&self, file: &MappedFile, _: u32, _: std::ops::Range<u64>) -> Arc<ObjectInfo> {
+    fn object(&self, file: &MappedFile, tgid: u32, _: std::ops::Range<u64>) -> Arc<ObjectInfo> {
+        self.asked.lock().unwrap().push((file.clone(), tgid));
         self.known(file).unwrap_or_else(|| {
             let mut all = self.all.lock().unwrap();
             let info = Arc::new(ObjectInfo {

@@ -1,6 +1,8 @@
 //! Whose samples they are: cgroups, environments, filters. Containers are played: a cgroup of a runtime's form is enough.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 
 use profile::{Owner, Place, ProcessKey};
@@ -301,4 +303,50 @@ fn what_is_refused_stays_in_the_kernel() {
     let (_, windows) = live.stop();
     assert_eq!(of(&windows, refused.id(), "refused") + of(&windows, renamed.id(), "refused"), 0);
     assert_eq!(samples(&owners(&windows), |o| o.container_id() == Some(&judge.container)), 0);
+}
+
+/// One path, another file behind it in each mount namespace; the layers' first files have the same inode number.
+#[test]
+fn files_of_containers_are_told_apart_by_the_records() {
+    let Some(alone) = alone() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let merged = directory.path().join("merged");
+    fs::create_dir(&merged).unwrap();
+    let program = shell(&merged, "layered");
+    let text = count_for(200_000);
+    let mut live = start(config(), alone);
+    let contained = |name: &str| {
+        let layers = directory.path().join(name);
+        fs::create_dir(&layers).unwrap();
+        let (layers, merged) = (layers.display(), merged.display());
+        let script = format!(
+            "mount -t tmpfs none {layers} && mkdir {layers}/l {layers}/u {layers}/w && cp /bin/sh {layers}/l/layered && \
+             mount -t overlay overlay -o lowerdir={layers}/l,upperdir={layers}/u,workdir={layers}/w {merged} && \
+             exec {program} -c '{text}'",
+            program = program.display()
+        );
+        spawn(Command::new("unshare").args(["-m", "sh", "-c", &script]))
+    };
+    let mut children = [contained("one"), contained("two"), spawn(&mut script(&program, &text))];
+    let tgids = children.each_ref().map(Child::id);
+    let is_seen =
+        |w: &[Window], tgid: u32| samples(&owners(w), |o| o.process.tgid == tgid && &*o.process_name == "layered") >= 5;
+    live.until("samples of all three", |w| tgids.iter().all(|&tgid| is_seen(w, tgid)));
+    let asked = live.objects.asked.lock().unwrap().clone();
+    let told = tgids.map(|tgid| {
+        let of = |(file, of): &&(MappedFile, u32)| *of == tgid && file.path == program.as_os_str().as_bytes();
+        let (file, _) = asked.iter().find(of).unwrap();
+        let found = fs::metadata(format!("/proc/{tgid}/exe")).unwrap();
+        assert_eq!(found.ino(), file.inode, "{file:?}");
+        let is_same = (nix::sys::stat::major(found.dev()), nix::sys::stat::minor(found.dev()))
+            == (u64::from(file.major), u64::from(file.minor));
+        eprintln!("{file:?}: the device that stat tells: {is_same}");
+        (file.major, file.minor, file.inode)
+    });
+    assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), 3, "{told:?}");
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    live.stop();
 }
