@@ -41,7 +41,7 @@ impl Held {
         command.args(args);
         let (write_to, read_from) = (pid_writer.as_raw_fd(), go_reader.as_raw_fd());
         let unwanted = [pid_reader.as_raw_fd(), go.as_raw_fd()];
-        // SAFETY: between fork and exec the closure calls getpid, close, write and read only, all async-signal-safe;
+        // SAFETY: between fork and exec the closure calls getpid, close, write, read and sigprocmask only, all async-signal-safe;
         // the descriptors are open in the child, which got copies of them by fork.
         unsafe {
             command.pre_exec(move || hold(write_to, read_from, unwanted));
@@ -135,12 +135,24 @@ fn hold(write_to: RawFd, read_from: RawFd, unwanted: [RawFd; 2]) -> io::Result<(
     loop {
         // SAFETY: one byte that lives on this stack.
         match unsafe { libc::read(read_from, (&raw mut byte).cast(), 1) } {
-            1 => return Ok(()),
+            1 => return unblock(),
             0 => return Err(io::Error::from_raw_os_error(libc::ECANCELED)),
             _ if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
             _ => return Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// In the child: the agent waits for its signals with all of them blocked, and the command would inherit that. It could not
+/// be ended by Ctrl-C or `kill`.
+fn unblock() -> io::Result<()> {
+    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set lives on this stack and is initialised by the first call; both are async-signal-safe.
+    let done = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn read_pid(mut reader: PipeReader) -> io::Result<u32> {
@@ -187,6 +199,18 @@ mod tests {
             tgid.to_string(),
             "the listed process is the one that ran"
         );
+    }
+
+    #[test]
+    fn it_can_be_ended_by_a_signal_that_the_agent_waits_for() {
+        use nix::sys::signal::{SigSet, Signal};
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.thread_block().unwrap();
+        let held = Held::start(&words(&["sh", "-c", "kill -TERM $$; exit 7"])).unwrap();
+        let status = wait(held.run().unwrap());
+        set.thread_unblock().unwrap();
+        assert_eq!(describe(status), (143, "was ended by signal 15".to_owned()));
     }
 
     #[test]

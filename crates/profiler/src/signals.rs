@@ -1,8 +1,8 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks to stop, the second one stops at once.
 //!
 //! The signals are blocked in every thread (this must run before the first other thread starts) and waited for by a
-//! thread of their own, so that no code runs inside a handler. Child processes get a clean mask from the standard
-//! library.
+//! thread of their own, so that no code runs inside a handler. Child processes inherit that: a recorded command unblocks
+//! them, the worker goes when the agent goes.
 
 use std::sync::mpsc::Sender;
 
