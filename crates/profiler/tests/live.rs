@@ -283,19 +283,16 @@ fn refused_in_the_kernel(rule: &str, busy: &Busy) {
     // With itself, since its own ticks count as filtered too.
     let agent = Agent::start(&["-F", "99", "--window", "1s", "--include-self", "--exclude", rule], &[]);
     let filtered = |metrics: &str| value(metrics, "profiler_ticks_total", "\"filtered\"");
-    let dropped = |metrics: &str| value(metrics, "profiler_samples_dropped_total", "\"filtered\"");
     until(Duration::from_secs(120), "a verdict", || {
         value(&agent.get("/metrics"), "profiler_filter_verdicts", "") > 0.0
     });
     // What the kernel took before is still on its way.
     std::thread::sleep(Duration::from_secs(2));
     let (first, before) = (agent.get("/metrics"), busy.seconds());
-    until(Duration::from_secs(60), "half a second of a processor", || busy.seconds() > before + 0.5);
+    until(Duration::from_secs(60), "a second of a processor", || busy.seconds() > before + 1.0);
     let (last, after) = (agent.get("/metrics"), busy.seconds());
     let (ticks, seen) = ((after - before) * 99.0, filtered(&last) - filtered(&first));
-    assert!(seen > ticks * 0.6 - 10.0 && seen < ticks * 1.4 + 10.0, "{rule}: {seen} of {ticks} ticks");
-    let passed = dropped(&last) - dropped(&first);
-    assert!(passed < 0.1 * seen, "{rule}: {passed} crossed the ring, {seen} did not");
+    assert!((seen - ticks).abs() < 0.2 * ticks + 10.0, "{rule}: {seen} of {ticks} ticks");
     for metrics in [&first, &last] {
         let sum = value(metrics, "profiler_samples_exported_total", "")
             + value(metrics, "profiler_samples_held", "")
