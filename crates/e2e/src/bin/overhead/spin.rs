@@ -50,7 +50,8 @@ impl Spinning {
     /// Starts one.
     pub(crate) fn start(name: &str, folder: &Path) -> Result<Self> {
         let file = folder.join(format!("{name}.rounds"));
-        let start = Start::new(name, std::env::current_exe()?, folder).args([WORD]).args([&file]);
+        // Also where it was built anew meanwhile.
+        let start = Start::new(name, "/proc/self/exe", folder).args([WORD]).args([&file]);
         Ok(Self { running: start.start()?, file })
     }
 
