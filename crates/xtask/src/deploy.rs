@@ -41,7 +41,7 @@ pub(crate) struct DeployArgs {
 }
 
 /// The programs that read `deploy/`; Prometheus itself is also the tests' server.
-pub(crate) fn peers() -> Vec<Peer> {
+fn peers() -> Vec<Peer> {
     vec![
         Peer { name: format!("kustomize-{KUSTOMIZE}"), programs: &["kustomize"], make: kustomize },
         Peer { name: format!("kubeconform-{KUBECONFORM}"), programs: &["kubeconform"], make: kubeconform },
@@ -49,6 +49,19 @@ pub(crate) fn peers() -> Vec<Peer> {
         prometheus_peer(),
         schemas::peer(),
     ]
+}
+
+/// Builds what is missing of them.
+///
+/// # Errors
+/// When something cannot be had: names the log.
+pub(crate) fn programs() -> Result<Vec<PathBuf>> {
+    Ok(found()?.into_iter().map(|(_, path)| path).collect())
+}
+
+fn found() -> Result<Vec<(&'static str, PathBuf)>> {
+    packages::ensure(NEEDS, &target().join("xtask-logs"))?;
+    peers::ensure_these(&peers())
 }
 
 /// Prometheus and promtool, with discovery in Kubernetes and no other.
@@ -103,8 +116,7 @@ fn wheel(requirement: &str, out: &Path, log: &Path) -> Result<PathBuf> {
 /// # Errors
 /// The first thing that is wrong, in the words of the program that found it.
 pub(crate) fn run(args: &DeployArgs) -> Result<()> {
-    packages::ensure(NEEDS, &target().join("xtask-logs"))?;
-    let found = peers::ensure_these(&peers())?;
+    let found = found()?;
     let program = |name: &str| {
         let path = found.iter().find(|(program, _)| *program == name).map(|(_, path)| path.clone());
         path.with_context(|| format!("no {name}"))

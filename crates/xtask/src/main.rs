@@ -73,5 +73,8 @@ fn all_peers() -> Result<()> {
     for (_, program) in peers::ensure()? {
         shell::say(&program.display().to_string());
     }
+    for program in deploy::programs()? {
+        shell::say(&program.display().to_string());
+    }
     Ok(())
 }
