@@ -6,7 +6,7 @@
 //! next ones never leave it.
 //!
 //! **In**: [`Subject`], whose texts are the target's (hostile). **Out**: [`Verdict`]. **Units**: pids of the initial
-//! namespace. **Limits**: see where verdicts are kept.
+//! namespace. **Limits**: none here; how often is asked, and how many answers are kept, is `verdicts`'s matter.
 
 use std::fmt::Debug;
 
@@ -75,7 +75,9 @@ pub trait Judge: Send + Sync + Debug {
     /// Changes when answers may have changed: then everything is asked again, a bounded number of times a second.
     fn generation(&self) -> u64;
 
-    /// A container was seen for the first time, at an exec or in a sample, in the process `tgid`. Must not block.
+    /// A container was seen for the first time, at an exec or in a sample, in the process `tgid`: one by its path, or a
+    /// cgroup that may be one's and says nothing (plain containerd's). It may be told again after a long time. Must not
+    /// block.
     fn seen(&self, place: &Place, tgid: u32);
 }
 

@@ -2,7 +2,8 @@
 //! snapshots unwound, and hands over windows of equal stacks with counts.
 //!
 //! The way of a sample: [`kernel`] (ring) → drain (copied, bounded) → merge (in order with the records of processes) →
-//! process (whose is it) → resolve (owner, mappings, files) → unwinding (the worker, by `objects`) → aggregate (window)
+//! process (whose is it) → place and declared (where it runs, what it says of itself) → verdicts (is it wanted) →
+//! resolve (owner, mappings, files) → unwinding (the worker, by `objects`) → aggregate (window)
 //! → the channel given to [`Sampler::start`].
 //!
 //! **In**: the kernel's rings and /proc; snapshots and names in them are the targets' (hostile). **Out**:

@@ -4,7 +4,9 @@
 //! end. The thread that reads is then left behind, and another takes its place.
 //!
 //! **In**: host pids. **Out**: what their environments declare. **Units**: wall time. **Limits**: the caller waits for
-//! [`PATIENCE`], and not at all while an answer is late; after [`LONG_PATIENCE`] its thread is given up; [`MAX_STUCK`] threads left behind, then nothing is read until one of them comes back; [`READS_PER_SECOND`].
+//! [`PATIENCE`], and not at all while an answer is late; after [`LONG_PATIENCE`] its thread is given up; [`MAX_STUCK`]
+//! threads left behind, then nothing is read until one of them comes back; [`READS_PER_SECOND`],
+//! [`WAITING_PER_SECOND`].
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const LONG_PATIENCE: Duration = Duration::from_secs(1);
 /// Threads that never came back.
 const MAX_STUCK: usize = 4;
+/// What all of a second's waiting may take together: the samples wait too.
+const WAITING_PER_SECOND: Duration = Duration::from_millis(100);
 /// Environments read in a second.
 const READS_PER_SECOND: u64 = 100;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -65,13 +69,14 @@ pub(crate) struct Environments {
     stuck: Arc<AtomicUsize>,
     second: u64,
     reads: u64,
+    waited: Duration,
     total: u64,
 }
 
 impl Environments {
     /// Nothing runs before the first reading.
     pub(crate) fn new(proc: PathBuf) -> Self {
-        Self { proc, reader: None, stuck: Arc::default(), second: 0, reads: 0, total: 0 }
+        Self { proc, reader: None, stuck: Arc::default(), second: 0, reads: 0, waited: Duration::ZERO, total: 0 }
     }
 
     /// Reads the environment of a process's program; `generation` tells programs apart. `NotRead` where that may not be
@@ -82,9 +87,12 @@ impl Environments {
         }
         let second = now_mono_ns / SECOND_NS;
         if second != self.second {
-            (self.second, self.reads) = (second, 0);
+            (self.second, self.reads, self.waited) = (second, 0, Duration::ZERO);
         }
-        if self.reads >= READS_PER_SECOND || self.stuck.load(Ordering::Acquire) >= MAX_STUCK {
+        if self.reads >= READS_PER_SECOND
+            || self.waited >= WAITING_PER_SECOND
+            || self.stuck.load(Ordering::Acquire) >= MAX_STUCK
+        {
             return Environment::NotRead;
         }
         self.reads += 1;
@@ -127,7 +135,10 @@ impl Environments {
             self.reader = None;
             return Environment::NotRead;
         }
-        match reader.answers.recv_timeout(PATIENCE) {
+        let began = Instant::now();
+        let answer = reader.answers.recv_timeout(PATIENCE);
+        self.waited += began.elapsed();
+        match answer {
             Ok(answer) => Environment::Read(answer.map(Arc::new)),
             Err(_) => {
                 reader.late = Some((generation, Instant::now()));
