@@ -12,6 +12,10 @@ use crate::workload::{Pod, WorkloadKind};
 const SCHEDULE_DIGITS: usize = 8;
 /// Letters that controllers put behind a pod's name.
 const SUFFIX_LETTERS: usize = 5;
+/// Of how many letters the hash of a ReplicaSet is: a number of 32 bits, one letter for each digit, mostly all ten.
+const HASH_LETTERS: std::ops::RangeInclusive<usize> = 8..=10;
+/// The letters that Kubernetes makes names with: no vowels, and nothing that looks like one, so that no words come about.
+const LETTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
 
 /// The controllers of a pod whose owner is `kind` `name`, the outermost first.
 pub(crate) fn of_owner(kind: &str, name: &str, template_hash: Option<&str>) -> Vec<(WorkloadKind, Arc<str>)> {
@@ -50,6 +54,18 @@ pub(crate) fn of_labels(pod: &Pod) -> Vec<(WorkloadKind, Arc<str>)> {
         return of_owner("DaemonSet", owner, None);
     }
     Vec::new()
+}
+
+/// The Deployment of a pod of which nothing but the name is known: `NAME-HASH-LETTERS`, where both are of the letters that
+/// Kubernetes takes. Others tell nothing: the suffix of a DaemonSet's pod could be anybody's.
+pub(crate) fn of_name(pod: &str) -> Vec<(WorkloadKind, Arc<str>)> {
+    let made = |text: &str| text.chars().all(|c| LETTERS.contains(c));
+    let told = pod.rsplit_once('-').filter(|(_, suffix)| suffix.len() == SUFFIX_LETTERS && made(suffix));
+    let hashed = told.and_then(|(owner, _)| Some((owner, owner.rsplit_once('-')?.1)));
+    match hashed.filter(|(_, hash)| HASH_LETTERS.contains(&hash.len()) && made(hash)) {
+        Some((owner, hash)) => of_owner("ReplicaSet", owner, Some(hash)),
+        None => Vec::new(),
+    }
 }
 
 fn kind(name: &str) -> Option<WorkloadKind> {
@@ -97,6 +113,24 @@ mod tests {
             ("", "", None, ""),
         ] {
             assert_eq!(shown(&of_owner(kind, name, hash)), want, "{kind} {name} {hash:?}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (name, want) in [
+            ("checkout-5c5bc49f49-7ktnj", "Deployment/checkout ReplicaSet/checkout-5c5bc49f49"),
+            ("a-b-5c5bc49f49-7ktnj", "Deployment/a-b ReplicaSet/a-b-5c5bc49f49"),
+            ("checkout-5c5bc49f49-7ktn", ""),
+            ("checkout-5c5bc49f49-7ktna", ""),
+            ("checkout-frontend-7ktnj", ""),
+            ("checkout-5c5bc-7ktnj", ""),
+            ("5c5bc49f49-7ktnj", ""),
+            ("log-7ktnj", ""),
+            ("db-0", ""),
+            ("", ""),
+        ] {
+            assert_eq!(shown(&of_name(name)), want, "{name}");
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use crate::attributes::Namer;
 use crate::settings::{IdentityError, IdentitySettings, OPTIONAL_ATTRIBUTES, Source};
 use crate::shared::{Shared, lock};
+use crate::source::cri::Cri;
 use crate::source::kubelet::Kubelet;
 use crate::source::{Health, api};
 use crate::tasks::{self, Listers};
@@ -37,6 +38,10 @@ impl Identities {
             Source::Auto | Source::Kubelet => Some((Kubelet::new(&settings)?, Health::new("kubelet"))),
             Source::Api | Source::Cri | Source::Off => None,
         };
+        let cri = match source {
+            Source::Auto | Source::Cri => Some((Cri::new(&settings), Health::new("runtime's CRI socket"))),
+            Source::Kubelet | Source::Api | Source::Off => None,
+        };
         let node = settings.node_name.clone().filter(|node| !node.trim().is_empty());
         if source == Source::Api && node.is_none() {
             return Err(IdentityError::NodeName);
@@ -46,8 +51,8 @@ impl Identities {
         if let Some(node) = node.filter(|_| source == Source::Api) {
             tasks.push(runtime.spawn(api::run(Arc::clone(&shared), node)).abort_handle());
         }
-        if kubelet.is_some() {
-            let listers = Listers { kubelet, at_once: source != Source::Auto };
+        if kubelet.is_some() || cri.is_some() {
+            let listers = Listers { kubelet, cri, at_once: source != Source::Auto };
             tasks.push(runtime.spawn(tasks::pods(Arc::clone(&shared), listers)).abort_handle());
         }
         if shared.settings.runtimes {

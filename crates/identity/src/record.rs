@@ -110,7 +110,8 @@ pub(crate) fn of_kubelet_name(text: &str) -> Option<(Option<Arc<str>>, Pod)> {
     if prefix != "k8s" {
         return None;
     }
-    let pod = Pod { uid: name(uid)?, namespace: name(namespace)?, name: name(pod)?, ..Pod::default() };
+    let controllers = crate::controllers::of_name(pod);
+    let pod = Pod { uid: name(uid)?, namespace: name(namespace)?, name: name(pod)?, controllers, ..Pod::default() };
     // What a sandbox is called.
     let container = if container == "POD" { None } else { Some(name(container)?) };
     Some((container, pod))

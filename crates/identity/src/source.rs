@@ -1,6 +1,7 @@
 //! Who is asked, and what becomes of asking.
 
 pub(crate) mod api;
+pub(crate) mod cri;
 pub(crate) mod kubelet;
 pub(crate) mod state;
 
@@ -108,11 +109,6 @@ impl Health {
     pub(crate) fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
-
-    /// Whether it answered when it was asked last.
-    pub(crate) fn is_well(&self) -> bool {
-        self.answers > 0 && self.condition.is_none()
-    }
 }
 
 #[cfg(test)]
@@ -123,7 +119,7 @@ mod tests {
     fn waits_grow_to_half_a_minute() {
         let now = Instant::now();
         let mut health = Health::new("test");
-        assert!(health.may_ask(now) && !health.is_well());
+        assert!(health.may_ask(now));
         let mut waits = Vec::new();
         for _ in 0..8 {
             health.failed(&Failure::new("timeout", "slow"), now);
@@ -134,7 +130,7 @@ mod tests {
             assert!(*wait <= longest && *wait >= longest * 3 / 4, "{wait:?} {longest:?}");
         }
         health.answered();
-        assert!(health.may_ask(now) && health.is_well());
+        assert!(health.may_ask(now));
         health.failed(&Failure::new("timeout", "slow"), now);
         assert!(health.not_before().unwrap() - now <= Duration::from_secs(1));
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::pods::Listing;
 use crate::record::Rank;
 use crate::shared::Shared;
+use crate::source::cri::Cri;
 use crate::source::kubelet::Kubelet;
 use crate::source::state::look;
 use crate::source::{Failure, Health};
@@ -21,6 +22,7 @@ const SANDBOX_AGE: Duration = Duration::from_secs(2);
 /// Those who list pods, in the order in which they are asked: the next only while those before it do not answer.
 pub(crate) struct Listers {
     pub(crate) kubelet: Option<(Kubelet, Health)>,
+    pub(crate) cri: Option<(Cri, Health)>,
     /// Asked from the start, or only once a container of a pod was seen.
     pub(crate) at_once: bool,
 }
@@ -83,16 +85,33 @@ pub(crate) fn settle(shared: &Shared, asked: Instant, now: Instant, age: Duratio
 impl Listers {
     /// When any of them may be asked again; none: at once.
     fn not_before(&self) -> Option<Instant> {
-        self.kubelet.as_ref().and_then(|(_, health)| health.not_before())
+        let kubelet = self.kubelet.as_ref().map(|(_, health)| health.not_before());
+        let cri = self.cri.as_ref().filter(|(cri, _)| self.only_cri() || cri.socket().is_some());
+        let cri = cri.map(|(_, health)| health.not_before());
+        // Whoever may be asked at once comes first.
+        [kubelet, cri].into_iter().flatten().min().flatten()
+    }
+
+    fn only_cri(&self) -> bool {
+        self.kubelet.is_none()
     }
 
     async fn ask(&mut self, shared: &Shared) -> Option<(Rank, Listing)> {
-        let (kubelet, health) = self.kubelet.as_mut()?;
-        if !health.may_ask(Instant::now()) {
+        let only_cri = self.only_cri();
+        if let Some((kubelet, health)) = &mut self.kubelet
+            && health.may_ask(Instant::now())
+        {
+            let answer = kubelet.list().await;
+            if let Some(listing) = noted(shared, health, answer) {
+                return Some((Rank::Kubernetes, listing));
+            }
+        }
+        let (cri, health) = self.cri.as_mut()?;
+        if !health.may_ask(Instant::now()) || !(only_cri || cri.socket().is_some()) {
             return None;
         }
-        let answer = kubelet.list().await;
-        noted(shared, health, answer).map(|listing| (Rank::Kubernetes, listing))
+        let answer = cri.list().await;
+        noted(shared, health, answer).map(|listing| (Rank::Cri, listing))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Containers of real runtimes, named by what these keep on disk. Each test says so where its runtime is not installed.
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

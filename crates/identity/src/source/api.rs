@@ -238,10 +238,14 @@ pub(crate) async fn ask(settings: &IdentitySettings) -> Result<usize, Failure> {
     tokio::time::timeout(TIMEOUT, asked).await.map_err(silent)?
 }
 
+/// Kind and name of what made something.
+type Controller = (WorkloadKind, Arc<str>);
+
 /// Who made a ReplicaSet or a Job: asked once for each.
 struct Owners {
     client: Client,
-    known: FxHashMap<(WorkloadKind, Arc<str>, Arc<str>), Option<(WorkloadKind, Arc<str>)>>,
+    /// By kind, namespace and name.
+    known: FxHashMap<(WorkloadKind, Arc<str>, Arc<str>), Option<Controller>>,
     /// We may not ask: what the names tell has to do.
     forbidden: bool,
 }
@@ -278,7 +282,7 @@ impl Owners {
         plural: &str,
         namespace: &str,
         name: &str,
-    ) -> Option<Option<(WorkloadKind, Arc<str>)>> {
+    ) -> Option<Option<Controller>> {
         if self.forbidden {
             return None;
         }

@@ -1,5 +1,6 @@
 //! A kubelet that does what no real one does on demand: wrong, slow, huge and broken answers.
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs of this")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -89,7 +89,8 @@ pub(super) fn found(bytes: &[u8], namespace: &str, id: &str) -> Option<Found> {
             name: record::name(cri("sandbox-name")?)?,
             ..Pod::default()
         };
-        pod.controllers = controllers::of_labels(&pod);
+        // Labels are not noted there.
+        pod.controllers = controllers::of_name(&pod.name);
         Some(pod)
     });
     let is_pause = cri("container-type") == Some("sandbox");
