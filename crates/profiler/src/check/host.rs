@@ -1,8 +1,9 @@
 //! What the host gives: /proc, files, cgroups, the port, and walls around the worker process.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use objects::{Objects, ObjectsConfig};
 
@@ -61,8 +62,28 @@ fn port(address: SocketAddr) -> Item {
     const NAME: &str = "port";
     match listen::bind(address) {
         Ok(_) => Item::ok(NAME, format!("{address} is free")),
+        // In a pod, the check runs beside the agent.
+        Err(_) if runs_already(address) => Item::ok(NAME, format!("{address} is a running profiler's")),
         Err(error) => Item::fails(NAME, format!("{error:#}"), "free it, or choose another one with --listen"),
     }
+}
+
+/// Whether a profiler answers there: its metrics say so.
+fn runs_already(address: SocketAddr) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const MAX_ANSWER_BYTES: u64 = 4 << 20;
+    let local = if address.is_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let address = if address.ip().is_unspecified() { SocketAddr::new(local, address.port()) } else { address };
+    let ask = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| String::from_utf8_lossy(&answer).contains("\nprofiler_build_info{"))
 }
 
 fn worker() -> Item {
@@ -82,5 +103,34 @@ fn worker() -> Item {
             let error = anyhow::Error::from(error);
             Item::fails(NAME, format!("{error:#}"), "the profiler must be able to start itself: mount /proc")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn a_port_of_a_running_profiler_is_no_fault_and_anybody_elses_is() {
+        let serve = |body: &'static str| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");
+                drop(stream);
+                // The port stays taken.
+                std::thread::sleep(Duration::from_secs(5));
+                drop(listener);
+            });
+            port(address)
+        };
+        let own = serve("# TYPE profiler_build_info gauge\nprofiler_build_info{version=\"1\"} 1\n");
+        assert!(own.state == State::Ok && own.seen.contains("running profiler"), "{own:?}");
+        assert_eq!(serve("# HELP other\nother 1\n").state, State::Fails);
     }
 }
