@@ -240,6 +240,8 @@ struct Writer {
     data: Vec<u8>,
     anchors: Vec<u32>,
     shared: FxHashMap<Vec<u16>, u32>,
+    /// Anchors of blocks with one rule.
+    uniform: FxHashMap<u16, u32>,
     pages: u64,
     wide_pages: u64,
     largest_page: u64,
@@ -248,7 +250,14 @@ struct Writer {
 
 impl Writer {
     fn block(&mut self, rows: &[Row], carried: u16, unsupported: u16) {
-        // Code without rows is one page; files may say that they have very much of it.
+        // Files may say that they have very much code without rows: that costs as little as can be.
+        if rows.is_empty()
+            && let Some(&anchor) = self.uniform.get(&carried)
+        {
+            self.anchors.push(anchor);
+            self.pages += 1;
+            return;
+        }
         let narrow = if rows.is_empty() { 0..0 } else { NARROW_PAGE_BITS };
         let sizes = narrow.chain([MAX_PAGE_BITS]).map(|bits| (halves(rows, carried, bits), bits));
         let (size, bits) = sizes.min().unwrap_or((usize::MAX, MAX_PAGE_BITS));
@@ -271,7 +280,11 @@ impl Writer {
             }
             place
         };
-        self.anchors.push((bits - 1) << 28 | place);
+        let anchor = ((bits - 1) << 28) | place;
+        if rows.is_empty() {
+            self.uniform.insert(carried, anchor);
+        }
+        self.anchors.push(anchor);
     }
 
     fn encode(&mut self, rows: &[Row], carried: u16, bits: u32) -> Vec<u16> {
