@@ -3,6 +3,7 @@
 //! **In**: settings. **Out**: what came of it, in words. **Limits**: those of each source.
 
 use crate::settings::{IdentityError, IdentitySettings, Source};
+use crate::source::cri::Cri;
 use crate::source::kubelet::Kubelet;
 use crate::source::{Failure, api};
 
@@ -18,7 +19,8 @@ pub struct Probe {
 /// Why a source gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What kind of trouble: `not authenticated`, `not authorized`, `certificate`, `connection`, `timeout`, and others.
+    /// What kind of trouble: `not authenticated`, `not authorized`, `certificate`, `connection`, `timeout`, `no socket`, and
+    /// others.
     pub condition: &'static str,
     /// The error's own words.
     pub why: String,
@@ -41,6 +43,12 @@ pub async fn probe(settings: &IdentitySettings) -> Result<Vec<Probe>, IdentityEr
         let outcome = answer.map(|listing| listing.pods.len()).map_err(Trouble::from);
         out.push(Probe { source: "kubelet", outcome });
     }
+    let mut cri = Cri::new(settings);
+    // Beside the kubelet a runtime without a socket is no trouble.
+    if settings.kubernetes == Source::Cri || (settings.kubernetes == Source::Auto && cri.socket().is_some()) {
+        let outcome = cri.list().await.map(|listing| listing.pods.len()).map_err(Trouble::from);
+        out.push(Probe { source: "CRI socket", outcome });
+    }
     if settings.kubernetes == Source::Api {
         if settings.node_name.as_deref().is_none_or(|node| node.trim().is_empty()) {
             return Err(IdentityError::NodeName);
@@ -56,12 +64,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_not_there_is_said_so_and_who_is_not_wanted_is_not_asked() {
-        let mut settings =
-            IdentitySettings { kubelet_url: Some("http://127.0.0.1:9".to_owned()), ..IdentitySettings::default() };
+        let mut settings = IdentitySettings {
+            kubelet_url: Some("http://127.0.0.1:9".to_owned()),
+            host_root: "/no/such/root".into(),
+            ..IdentitySettings::default()
+        };
         let told = probe(&settings).await.unwrap();
         let trouble = told[0].outcome.clone().unwrap_err();
         assert_eq!((told[0].source, trouble.condition), ("kubelet", "connection"));
         assert!(trouble.why.contains("http://127.0.0.1:9/pods"), "{}", trouble.why);
+        assert_eq!(told.len(), 1, "without a socket nobody looks for it");
+        settings.kubernetes = Source::Cri;
+        let told = probe(&settings).await.unwrap();
+        assert_eq!((told[0].source, told[0].outcome.clone().unwrap_err().condition), ("CRI socket", "no socket"));
         settings.kubernetes = Source::Off;
         assert_eq!(probe(&settings).await.unwrap(), []);
         settings.kubernetes = Source::Api;
