@@ -1,12 +1,17 @@
-//! Whether somebody tells the names of pods: the kubelet or the API server is asked once, as the agent would.
+//! Whether somebody tells the names of pods: kubelet, API server or CRI socket are asked once, as the agent would.
 //!
 //! **In**: settings; answers of the network. **Out**: one item for each who was asked. **Limits**: those of `identity`.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use identity::{IdentitySettings, Probe, Source, Trouble};
 
 use super::Item;
+
+/// Where a kubelet of this host listens, if nothing else is configured.
+const KUBELET: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10250));
 
 /// Asks.
 pub(super) fn look(settings: &IdentitySettings) -> Vec<Item> {
@@ -17,11 +22,10 @@ pub(super) fn look(settings: &IdentitySettings) -> Vec<Item> {
         has_token: settings.token_file.exists(),
         token_file: &settings.token_file,
         has_address: settings.node_ip.is_some() || settings.kubelet_url.is_some(),
+        kubelet_listens: TcpStream::connect_timeout(&KUBELET, Duration::from_secs(1)).is_ok(),
     };
-    match settings.kubernetes {
-        Source::Off => return vec![Item::ok(NAME, "nobody is asked: identity.kubernetes is off")],
-        Source::Cri => return vec![socket(settings)],
-        Source::Auto | Source::Kubelet | Source::Api => {}
+    if settings.kubernetes == Source::Off {
+        return vec![Item::ok(NAME, "nobody is asked: identity.kubernetes is off")];
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let told = match runtime {
@@ -36,26 +40,6 @@ pub(super) fn look(settings: &IdentitySettings) -> Vec<Item> {
     }
 }
 
-/// Sockets that container runtimes listen on.
-const SOCKETS: [&str; 3] =
-    ["run/containerd/containerd.sock", "run/k3s/containerd/containerd.sock", "run/crio/crio.sock"];
-
-fn socket(settings: &IdentitySettings) -> Item {
-    const NAME: &str = "CRI socket";
-    let found = match &settings.cri_socket {
-        Some(path) => path.exists().then(|| path.clone()),
-        None => SOCKETS.iter().map(|s| settings.host_root.join(s)).find(|s| s.exists()),
-    };
-    match found {
-        Some(path) => Item::ok(NAME, format!("there, at {}", path.display())),
-        None => Item::limited(
-            NAME,
-            "not found",
-            "name it with PROFILER_CRI_SOCKET; in a container it must be mounted, or the host's files be in reach",
-        ),
-    }
-}
-
 /// What else is known of where the profiler runs.
 struct Here<'a> {
     is_auto: bool,
@@ -63,6 +47,7 @@ struct Here<'a> {
     has_token: bool,
     token_file: &'a Path,
     has_address: bool,
+    kubelet_listens: bool,
 }
 
 impl Here<'_> {
@@ -71,7 +56,9 @@ impl Here<'_> {
         match &probe.outcome {
             Ok(pods) => Item::ok(name, format!("tells of {pods} pods")),
             // A host without Kubernetes is nothing to mend.
-            Err(trouble) if trouble.condition == "connection" && self.is_auto && !self.is_pod && !self.has_address => {
+            Err(_)
+                if name == "kubelet" && self.is_auto && !self.is_pod && !self.has_address && !self.kubelet_listens =>
+            {
                 Item::ok(name, "nobody answers: no Kubernetes here, as far as can be seen")
             }
             Err(trouble) => Item::limited(name, seen(trouble), self.remedy(name, trouble.condition)),
@@ -79,8 +66,15 @@ impl Here<'_> {
     }
 
     fn remedy(&self, source: &str, condition: &str) -> String {
-        let api = source == "API server";
+        let (api, cri) = (source == "API server", source == "CRI socket");
         match condition {
+            "no socket" => {
+                "name it with PROFILER_CRI_SOCKET; in a container it must be mounted, or the host's files be in reach"
+                    .to_owned()
+            }
+            _ if cri => {
+                "the socket is root's: run as root, or choose another source with PROFILER_KUBERNETES".to_owned()
+            }
             "not authenticated" if !self.has_token => format!(
                 "there is no token at {}: mount the service account's (automountServiceAccountToken: true), or name another \
                  file with PROFILER_TOKEN_FILE",
@@ -127,6 +121,7 @@ fn seen(trouble: &Trouble) -> String {
         "certificate" => "has a certificate that is not trusted",
         "connection" => "cannot be reached",
         "timeout" => "does not answer in time",
+        "no socket" => "is not there",
         other => other,
     };
     format!("{words}: {}", trouble.why)
@@ -138,7 +133,14 @@ mod tests {
     use super::*;
 
     fn here() -> Here<'static> {
-        Here { is_auto: true, is_pod: true, has_token: true, token_file: Path::new("/t"), has_address: false }
+        Here {
+            is_auto: true,
+            is_pod: true,
+            has_token: true,
+            token_file: Path::new("/t"),
+            has_address: false,
+            kubelet_listens: false,
+        }
     }
 
     fn item(here: &Here<'_>, source: &'static str, condition: &'static str) -> Item {
@@ -157,6 +159,8 @@ mod tests {
             ("kubelet", "timeout", "in time", "NODE_IP"),
             ("API server", "configuration", "configuration", "PROFILER_KUBECONFIG"),
             ("kubelet", "refused", "refused", "PROFILER_KUBERNETES"),
+            ("CRI socket", "no socket", "is not there", "PROFILER_CRI_SOCKET"),
+            ("CRI socket", "connection", "cannot be reached", "run as root"),
         ] {
             let item = item(&here(), source, condition);
             assert_eq!((item.name.as_str(), item.state), (source, State::Limited));
@@ -172,6 +176,13 @@ mod tests {
     fn a_host_without_kubernetes_is_fine_and_one_with_it_too() {
         let host = Here { is_pod: false, ..here() };
         assert_eq!(item(&host, "kubelet", "connection").state, State::Ok);
+        assert_eq!(
+            item(&host, "kubelet", "certificate").state,
+            State::Ok,
+            "there is none to trust, and nobody who has one"
+        );
+        let node = Here { is_pod: false, kubelet_listens: true, ..here() };
+        assert_eq!(item(&node, "kubelet", "certificate").state, State::Limited);
         let told = Here { has_address: true, is_pod: false, ..here() };
         let item = item(&told, "kubelet", "connection");
         assert!(item.state == State::Limited && item.remedy.unwrap().contains("PROFILER_KUBELET_URL"));
