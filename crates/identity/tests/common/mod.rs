@@ -25,7 +25,16 @@ pub enum Step {
     Repeat(Vec<u8>, usize),
 }
 
-type Behaviour = dyn Fn(u64, Option<&str>) -> Vec<Step> + Send + Sync;
+/// What is asked.
+pub struct Asked<'a> {
+    /// How many were asked before.
+    pub number: u64,
+    pub token: Option<&'a str>,
+    /// With its query.
+    pub path: &'a str,
+}
+
+type Behaviour = dyn Fn(&Asked<'_>) -> Vec<Step> + Send + Sync;
 
 /// A server on 127.0.0.1, and the files that a service account has.
 pub struct FakeKubelet {
@@ -41,6 +50,18 @@ impl FakeKubelet {
     pub async fn start(
         names: Option<&[&str]>,
         behaviour: impl Fn(u64, Option<&str>) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_for_paths(names, move |asked| {
+            assert_eq!(asked.path, "/pods");
+            behaviour(asked.number, asked.token)
+        })
+        .await
+    }
+
+    /// The same for a server that is asked for more than pods.
+    pub async fn start_for_paths(
+        names: Option<&[&str]>,
+        behaviour: impl Fn(&Asked<'_>) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut params = CertificateParams::new(vec![]).unwrap();
@@ -138,12 +159,12 @@ async fn talk(
             head.push(byte);
         }
         let head = String::from_utf8(head).unwrap();
-        assert!(head.starts_with("GET /pods HTTP/1.1"), "{head}");
+        let path = head.strip_prefix("GET ").and_then(|h| h.split(' ').next()).unwrap().to_owned();
         times.lock().unwrap().push(Instant::now());
         let number = requests.fetch_add(1, Ordering::SeqCst);
         let token =
             head.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("authorization: bearer ").map(str::to_owned));
-        for step in behaviour(number, token.as_deref()) {
+        for step in behaviour(&Asked { number, token: token.as_deref(), path: &path }) {
             let sent = match step {
                 Step::Send(bytes) => stream.write_all(&bytes).await,
                 Step::Wait(time) => {
