@@ -121,6 +121,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// Takes a batch; gives the windows that are complete. `now` is read after the batch was taken.
     pub(crate) fn batch(&mut self, mut batch: Batch, now: Now) -> Vec<Window> {
         self.unsettled.now_mono_ns = now.mono_ns;
+        self.follow_worker();
         let lost = batch.lost_records;
         self.shared.counted.sideband_lost.fetch_add(lost, Ordering::Relaxed);
         self.unsettled.lost |= lost > 0;
@@ -283,6 +284,8 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
                 *answer = again.into_iter().next().flatten();
             }
         }
+        // The worker may have been replaced over these.
+        self.follow_worker();
         for (waiting, answer) in all.iter().zip(answers) {
             let end = build_stack(waiting, answer, |object| self.resolver.info(object), &mut self.frames);
             let time = waiting.sample.head.time_mono_ns;
@@ -292,6 +295,10 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             self.shared.inbox.release(waiting.sample.cost_bytes());
         }
         self.shared.pool.give_back(all.into_iter().map(|w| w.sample));
+    }
+
+    fn follow_worker(&mut self) {
+        self.own.follow(self.resolver.objects().worker_tgid());
     }
 
     /// A caller's address may lie in a mapping that no record told of: reads the mappings once more. True where they
@@ -336,7 +343,6 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// What is due now and then: all of /proc after a loss, and a look for processes whose end was lost.
     fn keep_house(&mut self) {
         let now = self.unsettled.now_mono_ns;
-        self.own.follow(self.resolver.objects().worker_tgid());
         self.verdicts.keep_house(now, |cgroup| self.proc.cgroup_exists(cgroup));
         if self.unsettled.lost && now >= self.unsettled.next_rescan_mono_ns {
             self.unsettled.lost = false;

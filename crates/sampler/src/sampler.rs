@@ -88,10 +88,12 @@ impl Sampler {
         let sideband = SideBand::open(&online, page_bytes, place::new_cgroups_are_of_v2())?;
         let scanned_mono_ns = clock::now().mono_ns;
         let scanned = proc.all();
+        let mut own = OwnProcesses::new(Some(kernel.own_tgids()), std::process::id());
+        own.follow(objects.worker_tgid());
         let began = clock::now();
         kernel.attach()?;
         let family = family(&config.target, &mut kernel, &proc)?;
-        let (stats_source, verdicts, own_tgids) = (kernel.counters(), kernel.verdicts(), kernel.own_tgids());
+        let (stats_source, verdicts) = (kernel.counters(), kernel.verdicts());
 
         let counted = Arc::new(Counted::default());
         let shared = Arc::new(Shared {
@@ -117,7 +119,7 @@ impl Sampler {
             places: Places::new(Arc::clone(&judge)),
             environments: config.environment.then(|| Environments::new("/proc".into())),
             verdicts: Verdicts::new(judge, verdicts),
-            own: OwnProcesses::new(Some(own_tgids), std::process::id()),
+            own,
             per_thread: config.per_thread,
         };
         let mut pipeline = Pipeline::new(parts, aggregation, began);
