@@ -1,4 +1,5 @@
 //! The API server as a source.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

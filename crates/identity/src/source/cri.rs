@@ -4,6 +4,7 @@
 //! what made them as far as labels and names tell. **Limits**: [`MAX_BYTES`], [`TIMEOUT`]; images are asked for, one by one,
 //! of at most [`MAX_STATUSES`] containers that have not been asked for yet.
 
+#[rustfmt::skip]
 #[expect(unreachable_pub, reason = "generated from cri.proto")]
 mod generated;
 
