@@ -9,6 +9,10 @@
 )]
 #![cfg(target_arch = "x86_64")]
 
+mod common;
+#[path = "common/tables.rs"]
+mod tables;
+
 use std::time::Instant;
 
 use unwind::{Limits, compile, extract};
@@ -59,4 +63,32 @@ fn of_files() {
             unsupported.work,
         );
     }
+}
+
+/// One stack, walked again and again by both.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn of_walks() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = common::compile("cc", "deep.c", &["-O2", "-fomit-frame-pointer"], dir.path()).unwrap();
+    let traced = common::Traced::run(&program, &[]);
+    let mut process = common::Process::of(&traced);
+    let tables = tables::Tables::of(&process);
+    let registers = traced.registers();
+    let stack = traced.memory(registers.sp, 16 << 10);
+    const ROUNDS: u32 = 20_000;
+    let mut walk = Box::<unwind_table::Walk>::default();
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        tables.walk(&registers, &stack, &mut walk);
+    }
+    let ours = start.elapsed() / ROUNDS;
+    let mut frames = Vec::new();
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        frames.clear();
+        process.unwinder.unwind(&process.maps, &registers, &stack, &mut frames);
+    }
+    let theirs = start.elapsed() / ROUNDS;
+    println!("{} frames: {ours:?} by tables, {theirs:?} from the snapshot", walk.frames);
 }
