@@ -34,12 +34,12 @@ fn an_excluded_namespace_does_not_cross_the_ring() -> Result<()> {
         let (filtered, late) =
             (after.ledger()?.filtered - before.ledger()?.filtered, of_reason(&after) - of_reason(&before));
         let taken = delta("profiler_samples_taken_total")?;
-        let ring = delta("profiler_ring_bytes_total")?;
+        let ring = delta("profiler_ring_written_bytes_total")?;
         figure(format!(
             "{seconds:.1} s: {filtered} ticks filtered in the kernel ({:.2} CPUs), {late} after the ring; {taken} taken, {ring} bytes",
             filtered / RATE / seconds
         ));
-        ensure!(filtered > 0.4 * RATE * seconds, "only {filtered} ticks were filtered");
+        ensure!(filtered > 0.2 * RATE * seconds, "only {filtered} ticks were filtered");
         ensure!(late == 0.0, "{late} samples of the namespace crossed the ring");
         let kept = agent.kept(20)?;
         let of = |namespace: &str| kept.count(|r| r.labels.get("namespace").is_some_and(|n| n == namespace));

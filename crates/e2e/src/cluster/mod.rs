@@ -124,6 +124,14 @@ impl Cluster {
         Ok(command)
     }
 
+    /// The node's files, as this machine sees them.
+    ///
+    /// # Errors
+    /// When `cluster.env` does not tell.
+    pub fn root(&self) -> Result<String> {
+        Ok(format!("/proc/{}/root", self.fact("HOLDER")?))
+    }
+
     /// Where the kubelet keeps a pod's volumes, as this machine sees it.
     ///
     /// # Errors
