@@ -56,7 +56,9 @@ pub use format::{
 pub use rule::{Kind, Rule, Slot};
 pub use search::{find, rule};
 pub use step::{Memory, fill, step};
-pub use walk::{End, FLAG_CHAINED, FLAG_EXACT, FLAG_FROM_FP, MAX_FRAMES, MAX_SIGNALS, WINDOW_WORDS, Walk};
+pub use walk::{
+    End, FLAG_CHAINED, FLAG_EXACT, FLAG_FROM_FP, FLAG_LEAF_REGISTERS, MAX_FRAMES, MAX_SIGNALS, WINDOW_WORDS, Walk,
+};
 
 #[cfg(feature = "std")]
 pub use arena::{Arena, ArenaError, ArenaStats, Placed, Shards};

@@ -5,7 +5,7 @@
 //! | 0..8 | [`Kind`], and where the frame pointer's slot is counted from |
 //! | 8..32 | offset of the canonical frame address (CFA), in bytes, signed |
 //! | 32..48 | the frame pointer's slot in words of 8 bytes, signed; [`KEPT`] where the caller's is still in its register |
-//! | 48..64 | the return address's slot in words from the CFA, signed; [`KEPT`] where it is in the link register. With [`Kind::PLT`] the threshold, with the dereferencing kinds what is added |
+//! | 48..64 | the return address's slot in words from the CFA, signed; [`KEPT`] where it is in the link register. With [`Kind::PLT`] the threshold, with the dereferencing kinds what is added, with [`Kind::REGISTER`] the register's DWARF number; the return address is then right below the CFA |
 
 use crate::format::low;
 
@@ -35,6 +35,8 @@ impl Kind {
     pub const LEAF: Self = Self(8);
     /// There is a row, but not one that is followed: the frame pointer, where it makes sense.
     pub const UNSUPPORTED: Self = Self(9);
+    /// CFA = another register + n. Known of leaves only, where the walk was given all registers; else as unsupported.
+    pub const REGISTER: Self = Self(10);
 }
 
 /// Where a register's value for the caller is.
@@ -88,6 +90,13 @@ impl Rule {
     #[must_use]
     pub fn deref(kind: Kind, offset: i64, plus: i64, fp: Slot) -> Option<Self> {
         Self::encode(kind, offset, fp, i16::try_from(plus).ok()?)
+    }
+
+    /// A [`Kind::REGISTER`] that counts from the register with this DWARF number. None where a number does not fit.
+    #[must_use]
+    pub fn register(register: u16, offset: i64, fp: Slot) -> Option<Self> {
+        let register = i16::try_from(register).ok().filter(|&n| n < 16)?;
+        Self::encode(Kind::REGISTER, offset, fp, register)
     }
 
     fn encode(kind: Kind, offset: i64, fp: Slot, high: i16) -> Option<Self> {
@@ -153,7 +162,8 @@ impl Rule {
         ((self.0.cast_signed() >> 48) * 8).cast_unsigned()
     }
 
-    /// What is added to the word that a dereferencing kind reads; the threshold of [`Kind::PLT`].
+    /// What is added to the word that a dereferencing kind reads; the threshold of [`Kind::PLT`]; the register of
+    /// [`Kind::REGISTER`].
     #[inline(always)]
     #[must_use]
     pub const fn high(self) -> u64 {

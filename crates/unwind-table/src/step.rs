@@ -8,9 +8,12 @@
 //! without a rule, one otherwise; at most six reads of the stack.
 
 use crate::arch::Arch;
+use crate::format::low;
 use crate::rule::{Kind, Rule};
 use crate::search::{self, enter};
-use crate::walk::{End, FLAG_CHAINED, FLAG_EXACT, FLAG_FROM_FP, MAX_FRAMES, MAX_SIGNALS, WINDOW_WORDS, Walk};
+use crate::walk::{
+    End, FLAG_CHAINED, FLAG_EXACT, FLAG_FROM_FP, FLAG_LEAF_REGISTERS, MAX_FRAMES, MAX_SIGNALS, WINDOW_WORDS, Walk,
+};
 
 /// No stack lies in the first page.
 const LOWEST_SP: u64 = 4096;
@@ -106,7 +109,9 @@ pub fn step<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M) -> End {
         walk.addresses[(depth & (MAX_FRAMES - 1)) as usize] = walk.pc;
         return out_of_signal::<A, M>(walk, memory);
     }
-    if kind == Kind::GAP.0 || kind >= Kind::LEAF.0 {
+    let other_register = kind == Kind::REGISTER.0 && walk.flags & FLAG_LEAF_REGISTERS != 0;
+    walk.flags &= !FLAG_LEAF_REGISTERS;
+    if kind == Kind::GAP.0 || (kind >= Kind::LEAF.0 && !other_register) {
         let end = without_row::<A, M>(walk, memory, lookup, in_file);
         // Called through a wild pointer, or mapped a moment ago: the caller may be found, but nothing else is sure.
         return if unknown && end.0 != End::GOING_ON.0 { End::BAD_FRAME } else { end };
@@ -128,6 +133,8 @@ fn by_row<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M) -> End {
         if kind == Kind::FP.0 && !plausible_fp(walk) {
             return End::BAD_FRAME;
         }
+    } else if kind == Kind::REGISTER.0 {
+        cfa = walk.leaf[low(rule.high()) as usize & 15];
     }
     cfa = cfa.wrapping_add(rule.offset());
     let ra;
@@ -137,6 +144,8 @@ fn by_row<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M) -> End {
         if walk.pc & 15 >= rule.high() {
             cfa = cfa.wrapping_add(8);
         }
+        ra = cfa.wrapping_sub(8);
+    } else if kind == Kind::REGISTER.0 {
         ra = cfa.wrapping_sub(8);
     } else {
         if !read(walk, memory, cfa) {
@@ -203,7 +212,7 @@ fn without_row<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M, lookup: u64,
     let rule = Rule(walk.rule);
     let kind = rule.kind().0;
     walk.guesses = walk.guesses.wrapping_add(1);
-    if walk.flags & FLAG_EXACT != 0 && kind != Kind::UNSUPPORTED.0 {
+    if walk.flags & FLAG_EXACT != 0 && kind != Kind::UNSUPPORTED.0 && kind != Kind::REGISTER.0 {
         if !A::CALL_PUSHES {
             let lr = walk.lr & A::ADDRESS_MASK;
             if lr.wrapping_sub(1) != lookup && is_code(walk, memory, lr) {

@@ -14,6 +14,9 @@ pub const FLAG_FROM_FP: u32 = 1 << 1;
 /// The frame pointer was read from the record of a frame that has one.
 pub const FLAG_CHAINED: u32 = 1 << 2;
 
+/// [`Walk::leaf`] holds the leaf's registers.
+pub const FLAG_LEAF_REGISTERS: u32 = 1 << 3;
+
 /// Why a walk ended; [`End::GOING_ON`] where it has not.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,12 +95,15 @@ pub struct Walk {
     pub(crate) value: u64,
     /// The rule that was found last.
     pub(crate) rule: u64,
+    /// The leaf's registers by their DWARF numbers, as far as the machine has sixteen. Valid with [`FLAG_LEAF_REGISTERS`], which who
+    /// begins a walk may set; it goes with the first step.
+    pub leaf: [u64; 16],
     pub(crate) window: [u64; WINDOW_WORDS],
     /// Lookup addresses (the pc of leaves and of what a signal interrupted, else the return address minus one), leaf first.
     pub addresses: [u64; MAX_FRAMES as usize],
 }
 
-const _: () = assert!(size_of::<Walk>() == 128 + WINDOW_WORDS * 8 + MAX_FRAMES as usize * 8);
+const _: () = assert!(size_of::<Walk>() == 256 + WINDOW_WORDS * 8 + MAX_FRAMES as usize * 8);
 
 impl Default for Walk {
     fn default() -> Self {
@@ -124,6 +130,7 @@ impl Default for Walk {
             window_start: 0,
             value: 0,
             rule: 0,
+            leaf: [0; 16],
             window: [0; WINDOW_WORDS],
             addresses: [0; MAX_FRAMES as usize],
         }

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use unwind_table::{
-    Aarch64, Arch, Arena, Builder, End, FLAG_EXACT, Kind, LocalShards, MAX_FRAMES, MAX_SIGNALS, Mapping, Place, Rule,
-    Shards, Slot, Snapshot, Walk, X86_64, step,
+    Aarch64, Arch, Arena, Builder, End, FLAG_EXACT, FLAG_LEAF_REGISTERS, Kind, LocalShards, MAX_FRAMES, MAX_SIGNALS,
+    Mapping, Place, Rule, Shards, Slot, Snapshot, Walk, X86_64, step,
 };
 
 const CODE: u64 = 0x5555_0000_0000;
@@ -106,6 +106,27 @@ fn rules_of_x86_64() {
     stack[7] = 1;
     stack[3] = ra;
     check::<X86_64>(leaf, with_fp, &stack, [ra, at(4), ra]);
+}
+
+#[test]
+fn other_registers_are_known_of_a_leaf() {
+    let (pc, ra) = (Code::pc(0), Code::pc(1));
+    let mut stack: Vec<u64> = (100..120).collect();
+    stack[5] = ra;
+    stack[4] = 9;
+    let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let rule = Rule::register(10, 8, Slot::Cfa(-16)).unwrap();
+    let code = Code::of(&[rule, rule]);
+    let mut walk = Walk::default();
+    let mut memory = Snapshot::new(&code.shards, STACK, &bytes);
+    walk.begin([pc, STACK, 3, 0], code.mappings.0.0, code.mappings.1, MAX_FRAMES);
+    walk.leaf[10] = STACK + 40;
+    walk.flags |= FLAG_LEAF_REGISTERS;
+    assert_eq!(step::<X86_64, _>(&mut walk, &mut memory), End::GOING_ON);
+    assert_eq!([walk.pc, walk.sp, walk.fp], [ra, STACK + 48, 9]);
+    // Of its caller they are not, nor where nobody gave them.
+    assert_eq!(step::<X86_64, _>(&mut walk, &mut memory), End::NO_TABLE);
+    assert_eq!(code.walk::<X86_64>([pc, STACK, 3, 0], &stack).1, End::NO_TABLE);
 }
 
 #[test]
@@ -231,7 +252,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_rules_and_any_stack_end(
-        rules in proptest::collection::vec(prop_oneof![any::<u64>(), (any::<u64>(), 0u64..11).prop_map(|(n, kind)| (n & 0xff00_ffff_0000_ff80) | kind)], 1..30),
+        rules in proptest::collection::vec(prop_oneof![any::<u64>(), (any::<u64>(), 0u64..12).prop_map(|(n, kind)| (n & 0xff00_ffff_0000_ff80) | kind)], 1..30),
         stack in proptest::collection::vec(word(), 0..400),
         registers in [word(), word(), word(), word()],
     ) {

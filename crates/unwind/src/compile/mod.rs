@@ -43,7 +43,7 @@ type Native = unwind_table::X86_64;
 /// Rows that are not followed, by the reason. Frame pointers lead on from there, where they make sense.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsupported {
-    /// The frame address counts from another register than the stack and frame pointers: by its DWARF number, 31 for those above.
+    /// The frame address counts from a register that is not known even of leaves: by its DWARF number, 31 for those above.
     pub registers: [u64; 32],
     /// The frame address is an expression of another form.
     pub expressions: u64,

@@ -71,6 +71,9 @@ pub(super) fn rule<M: Numbers>(
             let kind = match *register {
                 r if r == M::SP => Kind::SP,
                 r if r == M::FP => Kind::FP,
+                r if M::CALL_PUSHES && ra == Some(-8) && r.0 < 16 => {
+                    return Rule::register(r.0, *offset, fp).ok_or(Why::Number);
+                }
                 r => return Err(Why::Register(r)),
             };
             // A slot below the stack pointer is one that was popped: the compiler does not say so, the register has it again.

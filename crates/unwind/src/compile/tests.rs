@@ -157,7 +157,7 @@ fn rows_of_x86_64() {
         (0x1009, rule(Row::SP, 8, Slot::Kept)),
         (0x100a, Ok(Rule::deref(Row::SP_DEREF, 200, 8, Slot::Cfa(-16)).unwrap())),
         (0x1014, Ok(Rule::deref(Row::FP_DEREF, -8, 0, Slot::Fp(0)).unwrap())),
-        (0x101e, Err(Why::Register(X86::R10))),
+        (0x101e, Ok(Rule::register(10, 0, Slot::Fp(0)).unwrap())),
         (0x101f, Err(Why::Expression)),
         (0x1020, Err(Why::Number)),
         (0x1028, Ok(Rule::plt(8, 11).unwrap())),
