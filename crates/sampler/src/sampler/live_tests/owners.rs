@@ -176,7 +176,8 @@ fn what_an_environment_declares() {
         child.wait().unwrap();
     }
     let (_, windows) = live.stop();
-    let declared = owners(&windows).iter().find_map(|(o, _)| o.declared.clone()).unwrap();
+    let of_ours = |(o, _): &(Arc<Owner>, u64)| o.declared.clone().filter(|_| tgids.contains(&o.process.tgid));
+    let declared = owners(&windows).iter().find_map(of_ours).unwrap();
     assert_eq!(declared.attributes[0], ("a".into(), "b,c".into()));
     for (tgid, name) in tgids.iter().zip(names) {
         let others = samples(&owners(&windows), |o| {
