@@ -32,7 +32,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// Asks the kubelet, where it would be asked.
+/// Asks everybody who would be asked with these settings, once.
 ///
 /// # Errors
 /// Settings that cannot be used.

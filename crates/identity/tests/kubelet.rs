@@ -26,7 +26,7 @@ async fn a_container_is_named_soon_after_it_was_seen() {
     let (before, start) = (identities.generation(), Instant::now());
     identities.seen(&place("u1", "a"), 1);
     let found = wait(&identities, &place("u1", "a"), |w| w.complete()).await;
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!((found.pod_name(), found.container_name.as_deref()), (Some("web"), Some("c-a")));
     assert_ne!(identities.generation(), before);
     // The other container came with the same answer.
@@ -109,9 +109,9 @@ async fn slow_and_endless_answers() {
     // Asking takes its time; whoever looks does not wait for it.
     let look = Instant::now();
     assert!(identities.workload(&place("u1", "a")).is_none());
-    assert!(look.elapsed() < Duration::from_millis(50));
+    assert!(look.elapsed() < Duration::from_millis(500));
     wait(&identities, &place("u1", "a"), |w| w.complete()).await;
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
     assert_eq!(identities.stats().failures, 2);
 }
 
