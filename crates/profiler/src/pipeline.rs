@@ -51,7 +51,8 @@ impl Pipeline {
         let objects = Arc::new(objects);
         let (naming, windows) =
             Naming::start(Arc::clone(&objects), Arc::clone(&identities), Arc::clone(&ledger), sink)?;
-        let judge = Arc::new(Filter::new(settings.filter.clone(), Arc::clone(&identities)));
+        let judge =
+            Arc::new(Filter::new(settings.filter.clone(), settings.sampling.environment, Arc::clone(&identities)));
         let config = config(&settings.sampling);
         let sampler = match Sampler::start(config, Arc::clone(&objects), Arc::clone(&ledger), windows, judge) {
             Ok(sampler) => sampler,

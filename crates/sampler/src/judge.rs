@@ -29,6 +29,8 @@ pub struct Subject<'a> {
     pub place: Option<&'a Place>,
     /// What its environment declares of it.
     pub declared: Option<&'a Declared>,
+    /// The environment was read, or there is none to read. False: `declared` may still come.
+    pub declared_known: bool,
 }
 
 /// What happens to a sample.

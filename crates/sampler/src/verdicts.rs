@@ -22,6 +22,7 @@ use rustc_hash::FxHashMap;
 use sampler_abi::{FLAG_KERNEL_THREAD, SampleHead, VerdictKey};
 
 use crate::comm::Comm;
+use crate::declared::Environment;
 use crate::judge::{Judge, Ruling, Scope, Subject, Verdict};
 use crate::kernel::{TickVerdict, VerdictsHandle};
 use crate::process::Process;
@@ -67,6 +68,7 @@ struct SubjectKey {
     cgroup_id: u64,
     has_place: bool,
     has_declared: bool,
+    declared_known: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ struct Told {
     kernel_thread: bool,
     place: Option<Arc<Place>>,
     declared: Option<Arc<Declared>>,
+    declared_known: bool,
     generation: u64,
     told_mono_ns: u64,
     seen_mono_ns: u64,
@@ -146,6 +149,7 @@ impl Verdicts {
         let executable_path = process.and_then(|process| Some(&process.executable.as_ref()?.name));
         let declared = process.and_then(|process| process.environment.declared());
         let kernel_thread = head.flags & FLAG_KERNEL_THREAD != 0;
+        let declared_known = kernel_thread || process.is_some_and(|p| p.environment != Environment::NotRead);
         let key = SubjectKey {
             process: ProcessKey { tgid: head.tgid, leader_start_mono_ns: start },
             generation: process.map_or(0, |process| process.generation),
@@ -153,6 +157,7 @@ impl Verdicts {
             cgroup_id: head.cgroup_id,
             has_place: place.is_some(),
             has_declared: declared.is_some(),
+            declared_known,
         };
         let generation = self.judge.generation();
         let (epoch, is_stale) = (self.epoch, self.answers.get(&key).is_none_or(|a| a.generation != generation));
@@ -166,6 +171,7 @@ impl Verdicts {
                 cgroup_id: head.cgroup_id,
                 place: place.map(|place| &**place),
                 declared: declared.map(|declared| &**declared),
+                declared_known,
             });
             self.answers.insert(key, Answer { verdict, generation, used_at: epoch, refused_at: None });
         }
@@ -188,6 +194,7 @@ impl Verdicts {
                     kernel_thread,
                     place: place.map(Arc::clone),
                     declared: declared.map(Arc::clone),
+                    declared_known,
                     generation,
                     told_mono_ns: now_mono_ns,
                     seen_mono_ns: now_mono_ns,
@@ -280,6 +287,7 @@ impl Verdicts {
             cgroup_id: key.cgroup_id,
             place: told.place.as_deref(),
             declared: told.declared.as_deref(),
+            declared_known: told.declared_known,
         });
         let scope = if key.tgid == 0 { Scope::Cgroup } else { Scope::Process };
         verdict == Verdict { ruling: Ruling::Drop, scope }

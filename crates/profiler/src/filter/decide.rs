@@ -173,6 +173,9 @@ impl Facts<'_> {
         if owner.kernel_thread || !by_itself.starts_with("unknown_service") {
             return Some(by_itself);
         }
+        if !subject.declared_known {
+            return None;
+        }
         let known = match self.container() {
             In::This(_) => self.workload.is_some_and(Workload::complete),
             In::None => true,

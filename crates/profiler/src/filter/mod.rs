@@ -49,14 +49,16 @@ impl Names for Identities {
 pub(crate) struct Filter<N> {
     rules: settings::Filter,
     needs_names: bool,
+    /// What processes declare of themselves is read at all.
+    environments: bool,
     names: Arc<N>,
 }
 
 impl<N: Names> Filter<N> {
-    /// A judge for these rules.
-    pub(crate) fn new(rules: settings::Filter, names: Arc<N>) -> Self {
+    /// A judge for these rules. `environments`: what processes declare of themselves is read.
+    pub(crate) fn new(rules: settings::Filter, environments: bool, names: Arc<N>) -> Self {
         let needs_names = rules.include.iter().chain(&rules.exclude).any(Rule::needs_names);
-        Self { rules, needs_names, names }
+        Self { rules, needs_names, environments, names }
     }
 }
 
@@ -67,7 +69,9 @@ impl<N: Names> Judge for Filter<N> {
 
     fn judge(&self, subject: &Subject<'_>) -> Verdict {
         let workload = subject.place.filter(|_| self.needs_names).and_then(|place| self.names.workload(place));
-        decide::decide(&self.rules.include, &self.rules.exclude, subject, workload.as_deref())
+        let declared_known = subject.declared_known || !self.environments;
+        let subject = Subject { declared_known, ..*subject };
+        decide::decide(&self.rules.include, &self.rules.exclude, &subject, workload.as_deref())
     }
 
     fn generation(&self) -> u64 {

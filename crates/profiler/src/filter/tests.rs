@@ -48,7 +48,7 @@ fn rules(texts: &[&str]) -> Vec<Rule> {
 }
 
 fn filter(include: &[&str], exclude: &[&str]) -> Filter<Known> {
-    Filter::new(settings::Filter { include: rules(include), exclude: rules(exclude) }, Arc::default())
+    Filter::new(settings::Filter { include: rules(include), exclude: rules(exclude) }, true, Arc::default())
 }
 
 fn host(cgroup: &str) -> Place {
@@ -84,6 +84,7 @@ fn subject<'a>(place: Option<&'a Place>, comm: &'a str, path: &'a str) -> Subjec
         cgroup_id: 9,
         place,
         declared: None,
+        declared_known: true,
     }
 }
 
@@ -229,6 +230,11 @@ fn services_are_what_attribution_will_call_them() {
     let by_nothing = Subject { declared: Some(&unknown), ..subject(Some(&pod), "x", "/x") };
     assert_eq!(told(&filter, &by_nothing), (Ruling::Drop, Scope::Undecided), "it says that it does not know");
     assert_eq!(told(&filter, &subject(Some(&unit), "x", "/x")), (Ruling::Take, Scope::Process));
+    let not_read = Subject { declared_known: false, ..subject(Some(&unit), "x", "/x") };
+    assert_eq!(told(&filter, &not_read), (Ruling::Drop, Scope::Undecided), "it may still declare something");
+    let never_read =
+        Filter { environments: false, rules: filter.rules.clone(), needs_names: true, names: Arc::default() };
+    assert_eq!(told(&never_read, &not_read), (Ruling::Take, Scope::Process));
     let by_pod = subject(Some(&pod), "x", "/x");
     assert_eq!(told(&filter, &by_pod), (Ruling::Drop, Scope::Undecided));
     filter.names.learn(ID, web("shop", "web-1", Some("c")));
@@ -319,7 +325,7 @@ proptest! {
     ) {
         let texts = |rules: &[String]| rules.iter().map(|r| Rule::parse(r).unwrap()).collect::<Vec<_>>();
         let (include, exclude) = (texts(&include), texts(&exclude));
-        let filter = Filter::new(settings::Filter { include: include.clone(), exclude: exclude.clone() }, Arc::<Known>::default());
+        let filter = Filter::new(settings::Filter { include: include.clone(), exclude: exclude.clone() }, true, Arc::<Known>::default());
         let places: Vec<Place> = (0..5).map(a_cgroup).collect();
         let final_workload = |cgroup: usize| -> Option<(String, Workload)> {
             let id = places[cgroup].container.as_ref()?.id.to_string();
@@ -353,6 +359,7 @@ proptest! {
                 cgroup_id: process.cgroup as u64 + 1,
                 place: Some(&places[process.cgroup]),
                 declared: None,
+                declared_known: true,
             };
             let verdict = filter.judge(&subject);
             match verdict.scope {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::process::{ProcessTable, Sighting};
 
 /// Refuses by the beginning of the name, and says how far that reaches.
 #[derive(Debug, Default)]
@@ -126,6 +127,40 @@ fn who_filters_nothing_is_never_asked() {
     let mut verdicts = Verdicts::new(Arc::new(Never), Map(Arc::default(), 9));
     assert_eq!(verdicts.ruling(&SampleHead::default(), None, None, 0), Ruling::Take);
     verdicts.keep_house(u64::MAX, |_| unreachable!());
+}
+
+#[test]
+fn whether_more_may_be_declared_is_said_and_asked_again_once_it_is_known() {
+    /// Refuses what it knows all of.
+    #[derive(Debug)]
+    struct Known;
+    impl Judge for Known {
+        fn filters(&self) -> bool {
+            true
+        }
+        fn judge(&self, subject: &Subject<'_>) -> Verdict {
+            let scope = if subject.declared_known { Scope::Process } else { Scope::Undecided };
+            Verdict { ruling: Ruling::Drop, scope }
+        }
+        fn generation(&self) -> u64 {
+            0
+        }
+        fn seen(&self, _: &Place, _: u32) {}
+    }
+    let map = Map(Arc::default(), 9);
+    let mut verdicts = Verdicts::new(Arc::new(Known), map.clone());
+    let head = SampleHead { tgid: 7, leader_start_mono_ns: 1, cgroup_id: 5, ..SampleHead::default() };
+    let mut table = ProcessTable::default();
+    let sighting = Sighting { time_mono_ns: 2, tgid: 7, leader_start_mono_ns: 1, comm: Comm::from_bytes(b"x") };
+    let process = table.sighted(sighting).unwrap();
+    verdicts.ruling(&head, Some(process), None, 0);
+    assert!(map.0.lock().unwrap().is_empty(), "its environment was not read yet");
+    process.environment = Environment::Read(None);
+    verdicts.ruling(&head, Some(process), None, 0);
+    assert_eq!(*map.0.lock().unwrap(), [VerdictKey::process(5, 7)]);
+    let thread = SampleHead { flags: FLAG_KERNEL_THREAD, tgid: 9, ..head };
+    verdicts.ruling(&thread, None, None, 0);
+    assert_eq!(map.0.lock().unwrap().len(), 2, "a kernel thread has none");
 }
 
 #[test]
