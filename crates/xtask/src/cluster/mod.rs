@@ -33,6 +33,8 @@ const NODE: &str = "node-1";
 /// The machine's address on the pair of interfaces to the node, and the node's.
 const HOST_IP: &str = "10.213.64.1";
 const NODE_IP: &str = "10.213.64.2";
+/// containerd's namespace for tests of containers that Kubernetes has no part in.
+const PLAIN: &str = "plain";
 /// Where pods and Services have their addresses; the first of the latter is the API server's.
 const POD_NET: &str = "10.244.0.0/24";
 const SERVICE_NET: &str = "10.96.0.0/24";

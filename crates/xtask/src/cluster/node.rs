@@ -11,7 +11,7 @@ use super::images::Images;
 use super::processes::{Process, Processes, waited};
 use super::programs::Programs;
 use super::space::Space;
-use super::{NODE, NODE_IP, POD_NET, SERVICE_NET, api_server, certificates};
+use super::{NODE, NODE_IP, PLAIN, POD_NET, SERVICE_NET, api_server, certificates};
 use crate::shell::{logged, output, repository};
 
 /// How long one part may take to come up. On two busy CPUs a node takes half a minute.
@@ -274,7 +274,7 @@ impl Node {
 
     /// Ends all containers. What containerd does not answer for ends with the namespaces.
     fn containers(&self) {
-        for namespace in ["k8s.io", "default"] {
+        for namespace in ["k8s.io", PLAIN] {
             let ctr = |words: &[&str]| {
                 let mut command = self.space.command(self.programs.path("ctr")?);
                 command.args(["--address", "/run/containerd/containerd.sock", "--connect-timeout", "5s"]);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::processes::{Process, Processes, waited};
-use super::{HOST_IP, NODE_IP, POD_NET, SERVICE_NET};
+use super::{HOST_IP, NODE_IP, PLAIN, POD_NET, SERVICE_NET};
 use crate::shell::output;
 
 /// The interface on the machine's side; the other side is the node's `eth0`.
@@ -31,6 +31,8 @@ const BOUND: [(&str, &str); 5] = [
 const SETTINGS: [&str; 4] = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"];
 /// Settings of the node's own network.
 const NETWORK_SETTINGS: [&str; 2] = ["net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"];
+/// The cgroups of pods, and of the containers in containerd's own namespace for tests.
+const PODS: &str = "kubepods";
 /// The name of the process that keeps the namespaces.
 const HOLDER: &str = "holder";
 
@@ -172,9 +174,13 @@ pub(super) fn restore(folder: &Path) -> Result<()> {
     if !waited(Duration::from_secs(5), gone) {
         output(Command::new("ip").args(["link", "del", HOST_LINK]))?;
     }
-    for controller in fs::read_dir("/sys/fs/cgroup")?.filter_map(|e| Some(e.ok()?.path())) {
-        let pods = if controller.ends_with("kubepods") { controller } else { controller.join("kubepods") };
-        empty(&pods)?;
+    let root = Path::new("/sys/fs/cgroup");
+    // Of version 1, each controller has a hierarchy of its own.
+    let hierarchies = fs::read_dir(root)?.filter_map(|e| Some(e.ok()?.path()));
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        for name in [PODS, PLAIN] {
+            empty(&hierarchy.join(name))?;
+        }
     }
     for path in fs::read_to_string(folder.join("made")).unwrap_or_default().lines() {
         let _ = fs::remove_dir(path);
