@@ -78,8 +78,13 @@ fn without_the_right_to_ask_nothing_is_guessed_and_sampling_goes_on() -> Result<
         let overlay = Overlay::apply(cluster, "base")?;
         let rights = paths::deploy("kubernetes/base/rbac.yaml");
         cluster.kubectl(&["delete", "clusterrolebinding", "profiler"])?;
-        // The kubelet remembers for two seconds whom it let in.
-        std::thread::sleep(Duration::from_secs(4));
+        let who = format!("--as=system:serviceaccount:{NAMESPACE}:profiler");
+        wait_for("the end of the right", Duration::from_secs(30), || {
+            let may = cluster.kubectl(&["auth", "can-i", "get", "nodes", "--subresource=pods", &who]);
+            Ok(may.is_err().then_some(()))
+        })?;
+        // The kubelet remembers for two seconds whom it let in, and an answer that was on its way is read.
+        std::thread::sleep(Duration::from_secs(6));
         let agent = overlay.agent()?;
         let before = agent.scrape()?;
         let shop = cluster.apply("shop.yaml")?;
