@@ -18,6 +18,8 @@ mod maps;
 mod record;
 mod registers;
 mod task;
+#[cfg(feature = "walk")]
+mod walking;
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -30,7 +30,7 @@ const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";
 
 /// What is copied to build elsewhere: the program, and the types that it shares. The copy has no workspace around it.
-const SOURCES: [&str; 2] = ["crates/sampler-bpf", "crates/sampler-abi"];
+const SOURCES: [&str; 3] = ["crates/sampler-bpf", "crates/sampler-abi", "crates/unwind-table"];
 
 const NEEDS: &[Need] = &[
     Need { program: "/usr/lib/rustlib/bpfel-unknown-none/lib", package: "libstd-rust-web-dev-bpf" },
@@ -107,7 +107,10 @@ pub(crate) fn run(args: &BuildBpfArgs) -> Result<()> {
     }
     // What the crates inherit from the workspace.
     let manifest = fs::read_to_string(repository().join("Cargo.toml"))?;
-    fs::write(elsewhere.path().join("Cargo.toml"), with_members(&manifest, "members = [\"crates/sampler-abi\"]")?)?;
+    fs::write(
+        elsewhere.path().join("Cargo.toml"),
+        with_members(&manifest, "members = [\"crates/sampler-abi\", \"crates/unwind-table\"]")?,
+    )?;
     let object = build(elsewhere.path(), &elsewhere.path().join("target"), &linker, &logs)?;
     if object == committed {
         say(&format!("{OBJECT}: rebuilt elsewhere, the same {} bytes", object.len()));
