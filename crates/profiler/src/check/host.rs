@@ -38,7 +38,7 @@ fn proc() -> Item {
         n => Item::limited(
             NAME,
             format!("the mappings of {n} of {all} cannot be read: what they do is sampled, but stays unnamed"),
-            "grant CAP_SYS_PTRACE, and those capabilities that these processes have and this one has not",
+            "grant CAP_SYS_PTRACE; what stays closed even then belongs to another user namespace, or to a security module's rule",
         ),
     }
 }
