@@ -102,8 +102,8 @@ fn errors_are_one_line_that_says_what_to_do() -> Result<()> {
     )?;
     refused(
         "unwritable",
-        run("unwritable", &["record", "--duration", "1s", "-o", "/nonexistent/x.pb.gz"])?,
-        &["/nonexistent"],
+        run("unwritable", &["record", "--duration", "1s", "-o", "no/such/folder/x.pb.gz"])?,
+        &["no/such/folder"],
     )?;
     refused("suffix", run("suffix", &["record", "--duration", "1s", "-o", "x.unknown"])?, &[".pb.gz", ".folded"])?;
     ensure!(!Path::new(&out).exists(), "a refused recording left {out}");

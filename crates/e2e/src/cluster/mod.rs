@@ -83,7 +83,8 @@ impl Cluster {
     /// When `cluster.env` does not tell where it is.
     pub fn kubectl_command(&self) -> Result<Command> {
         let mut command = Command::new(self.fact("KUBECTL")?);
-        command.env("KUBECONFIG", self.fact("KUBECONFIG")?).env("HOME", "/nonexistent");
+        // It keeps what it has learned of the server at home.
+        command.env("KUBECONFIG", self.fact("KUBECONFIG")?).env("HOME", &self.folder);
         Ok(command)
     }
 
