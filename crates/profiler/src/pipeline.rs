@@ -7,9 +7,9 @@ use exporter::metrics::Statistics;
 use identity::Identities;
 use objects::{Objects, ObjectsConfig};
 use profile::ledger::KernelCounts;
-use profile::stats::{CpuTicks, SamplerStats, Snapshot};
+use profile::stats::{CpuTicks, SamplerStats, Snapshot, UnwindStats};
 use profile::{Ledger, Profile};
-use sampler::{Sampler, SamplerConfig, StatsHandle, Target};
+use sampler::{Sampler, SamplerConfig, StatsHandle, Target, UnwindConfig};
 use symbolizer::NamerCounters;
 
 use crate::config::settings::{Sampling, Settings};
@@ -107,6 +107,7 @@ fn config(s: &Sampling) -> SamplerConfig {
         kernel_threads: s.kernel_threads,
         merge_bytes: usize::try_from(s.merge_bytes).unwrap_or(usize::MAX),
         environment: s.environment,
+        unwind: UnwindConfig::default(),
     }
 }
 
@@ -147,7 +148,8 @@ impl Statistics for Rooms {
             sampler = stats;
             counts
         });
-        Snapshot { ledger, sampler, objects, naming, identity }
+        let unwind = UnwindStats::default();
+        Snapshot { ledger, sampler, objects, naming, identity, unwind }
     }
 }
 

@@ -17,6 +17,15 @@ const MAX_WINDOW: Duration = Duration::from_secs(3600);
 /// The reader is woken when this share of the ring is full.
 const WAKEUP_SHARE: u32 = 8;
 
+/// The least memory for tables: one file's.
+const MIN_TABLE_BYTES: u64 = 1 << 20;
+/// The most memory for tables.
+const MAX_TABLE_BYTES: u64 = 4 << 30;
+/// The longest user stack that the kernel unwinds.
+const MAX_WALK_FRAMES: u32 = 1024;
+/// The rarest comparison.
+const MAX_CHECK_EVERY: u32 = 1_000_000;
+
 /// Which processes are sampled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
@@ -30,6 +39,55 @@ pub enum Target {
         /// Also their descendants, those that run and those to come.
         children: bool,
     },
+}
+
+/// How many of the stacks that the kernel unwound also carry a snapshot, from which they are unwound again and compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Check {
+    /// None.
+    Off,
+    /// As many as make about one a second for the whole machine, and never more than one in 200.
+    #[default]
+    Adaptive,
+    /// One in so many, on each CPU; 1 to a million.
+    OneIn(u32),
+}
+
+/// How user stacks are unwound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnwindConfig {
+    /// Whether the kernel unwinds by tables where it can; else every sample carries a snapshot.
+    pub tables: bool,
+    /// What tables may hold in the kernel, in bytes; at most 4 GiB.
+    pub memory_bytes: u64,
+    /// User frames of one stack that the kernel unwinds; 1 to 1024.
+    pub max_frames: u32,
+    /// How many of these stacks are compared.
+    pub check: Check,
+}
+
+impl Default for UnwindConfig {
+    fn default() -> Self {
+        Self { tables: true, memory_bytes: 64 << 20, max_frames: 256, check: Check::Adaptive }
+    }
+}
+
+impl UnwindConfig {
+    fn check(&self) -> Result<(), SamplerError> {
+        let invalid = |what| Err(SamplerError::Config { what });
+        if !(MIN_TABLE_BYTES..=MAX_TABLE_BYTES).contains(&self.memory_bytes) {
+            return invalid("the memory for unwind tables must be 1 MiB to 4 GiB");
+        }
+        if !(1..=MAX_WALK_FRAMES).contains(&self.max_frames) {
+            return invalid("the kernel unwinds 1 to 1024 user frames of a stack");
+        }
+        if let Check::OneIn(every) = self.check
+            && !(1..=MAX_CHECK_EVERY).contains(&every)
+        {
+            return invalid("one in 1 to 1000000 stacks may be compared");
+        }
+        Ok(())
+    }
 }
 
 /// The sampler's settings.
@@ -57,6 +115,8 @@ pub struct SamplerConfig {
     pub merge_bytes: usize,
     /// Whether `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are looked for in the environments of processes.
     pub environment: bool,
+    /// How user stacks are unwound.
+    pub unwind: UnwindConfig,
 }
 
 impl Default for SamplerConfig {
@@ -73,6 +133,7 @@ impl Default for SamplerConfig {
             kernel_threads: true,
             merge_bytes: 32 << 20,
             environment: true,
+            unwind: UnwindConfig::default(),
         }
     }
 }
@@ -96,6 +157,7 @@ impl SamplerConfig {
         if self.merge_bytes < MAX_SNAPSHOT_BYTES * 2 {
             return invalid("the room for merging must be 128 KiB at least");
         }
+        self.unwind.check()?;
         if let Target::Processes { tgids, .. } = &self.target {
             if tgids.is_empty() {
                 return invalid("no process is named");
@@ -159,6 +221,11 @@ mod tests {
         check(|c| c.ring_bytes = 5000, "power of two");
         check(|c| c.merge_bytes = 0, "merging");
         check(|c| c.target = Target::Processes { tgids: vec![], children: false }, "no process");
+        check(|c| c.unwind.memory_bytes = 4096, "1 MiB");
+        check(|c| c.unwind.memory_bytes = u64::MAX, "4 GiB");
+        check(|c| c.unwind.max_frames = 0, "1 to 1024");
+        check(|c| c.unwind.max_frames = 1025, "1 to 1024");
+        check(|c| c.unwind.check = Check::OneIn(0), "compared");
     }
 
     #[test]

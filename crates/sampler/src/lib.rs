@@ -41,7 +41,7 @@ mod targets;
 mod unwinding;
 mod verdicts;
 
-pub use config::{SamplerConfig, Target};
+pub use config::{Check, SamplerConfig, Target, UnwindConfig};
 pub use error::SamplerError;
 pub use sampler::Sampler;
 pub use sideband::SideBandError;
