@@ -127,6 +127,63 @@ pub struct IdentityStats {
     pub refused: u64,
 }
 
+/// Of unwinding in the kernel: its tables, its walks, and how they are checked.
+///
+/// Where the kernel side has no tables, all of it is 0, except for the times and what all maps hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnwindStats {
+    /// Samples whose user stack the kernel walked by tables.
+    pub walked: u64,
+    /// User frames of these.
+    pub walked_frames: u64,
+    /// Samples with a snapshot instead: their process was not published, or is not the one that was.
+    pub bridged_unknown: u64,
+    /// Samples with a snapshot instead: their walk came to a file whose table was not loaded.
+    pub bridged_pending: u64,
+    /// Samples with a snapshot instead: their walk came to a frame that made no sense.
+    pub bridged_bad_frame: u64,
+    /// Walked samples that also carried a snapshot, unwound again and found equal.
+    pub checks_agree: u64,
+    /// The same, found different.
+    pub checks_differ: u64,
+    /// The same, where nothing can be said: a cut stack, a signal frame, a frame pointer followed.
+    pub checks_inconclusive: u64,
+    /// Nanoseconds of the eBPF program in walks.
+    pub walk_ns: u64,
+    /// Nanoseconds of it in copying stacks.
+    pub snapshot_ns: u64,
+    /// Nanoseconds of its runs that a filter ended.
+    pub filtered_ns: u64,
+    /// Files whose tables the kernel side holds now.
+    pub files_loaded: u64,
+    /// Files that processes have mapped and whose tables are on their way now.
+    pub files_pending: u64,
+    /// Files whose tables left for others, or since nobody needed them any more.
+    pub files_evicted: u64,
+    /// Files whose tables found no room.
+    pub files_refused: u64,
+    /// Files taken off the tables: they differed too often from the comparison.
+    pub files_taken_off: u64,
+    /// Files that have nothing to make a table of, now.
+    pub files_without_table: u64,
+    /// Processes whose mappings the kernel side holds now.
+    pub processes_published: u64,
+    /// Processes that found no room there, or have more mappings than a walk can search.
+    pub processes_refused: u64,
+    /// Bytes of tables and mappings in the kernel.
+    pub table_bytes: u64,
+    /// Bytes that tables and mappings may have there.
+    pub table_limit_bytes: u64,
+    /// Bytes of all maps of the eBPF programs, those for tables included.
+    pub kernel_bytes: u64,
+    /// Maps that hold tables now.
+    pub shards: u64,
+    /// News of processes that the thread of tables had no room for; each is mended by looking at the process again.
+    pub news_dropped: u64,
+    /// Rows of loaded files that say what a table cannot.
+    pub unsupported_rows: u64,
+}
+
 /// Everything that one scrape sees, taken at one moment. Exporter's own numbers are the exporter's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -140,4 +197,6 @@ pub struct Snapshot {
     pub naming: NamingStats,
     /// Who processes are.
     pub identity: IdentityStats,
+    /// Unwinding in the kernel.
+    pub unwind: UnwindStats,
 }

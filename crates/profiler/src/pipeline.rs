@@ -7,7 +7,7 @@ use exporter::metrics::Statistics;
 use identity::Identities;
 use objects::{Objects, ObjectsConfig};
 use profile::ledger::KernelCounts;
-use profile::stats::{CpuTicks, SamplerStats, Snapshot, UnwindStats};
+use profile::stats::{CpuTicks, SamplerStats, Snapshot};
 use profile::{Ledger, Profile};
 use sampler::{Sampler, SamplerConfig, StatsHandle, Target, UnwindConfig};
 use symbolizer::NamerCounters;
@@ -148,7 +148,7 @@ impl Statistics for Rooms {
             sampler = stats;
             counts
         });
-        let unwind = UnwindStats::default();
+        let unwind = self.sampler.unwind();
         Snapshot { ledger, sampler, objects, naming, identity, unwind }
     }
 }

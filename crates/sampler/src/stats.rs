@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use profile::ledger::KernelCounts;
-use profile::stats::{CpuTicks, SamplerStats};
+use profile::stats::{CpuTicks, SamplerStats, UnwindStats};
 
 use crate::kernel::{Counters, CountersHandle};
 
@@ -97,6 +97,13 @@ impl StatsHandle {
             early_records: load(&counted.early_records),
             deferred_files: load(&counted.deferred_files),
         }
+    }
+
+    /// Of unwinding in the kernel.
+    #[must_use]
+    pub fn unwind(&self) -> UnwindStats {
+        let total = self.read().total();
+        UnwindStats { snapshot_ns: total.snapshot_ns, filtered_ns: total.filtered_ns, ..UnwindStats::default() }
     }
 
     /// Whether every online CPU is sampled.
