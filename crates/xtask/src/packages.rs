@@ -30,6 +30,10 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     need("perl", "perl"),
     need("/usr/bin/python3", "python3"),
     need("xz", "xz-utils"),
+    need("musl-gcc", "musl-tools"),
+    need("node", "nodejs"),
+    // The server and its load; as `redis-server`, the package would start one for the whole machine.
+    need("redis-benchmark", "redis-tools"),
     need("openssl", "openssl"),
     need("setpriv", "util-linux"),
     need("ip", "iproute2"),

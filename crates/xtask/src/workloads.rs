@@ -84,6 +84,53 @@ const RECIPES: &[Recipe] = &[
         ],
     ),
     recipe("split_go", &["go", "build", "-trimpath", "-o", "{}/split_go", "go/split.go"]),
+    recipe("busy_go", &["go", "build", "-trimpath", "-o", "{}/busy_go", "go/busy.go"]),
+    recipe("vdso", &["cc", "-O2", "-fomit-frame-pointer", "-Wall", "c/vdso.c", "-o", "{}/vdso"]),
+    recipe(
+        "deep_static",
+        &["cc", "-static-pie", "-O2", "-fno-optimize-sibling-calls", "c/deep.c", "-o", "{}/deep_static"],
+    ),
+    recipe(
+        "deep_musl",
+        &["musl-gcc", "-static", "-O2", "-fno-optimize-sibling-calls", "c/deep.c", "-o", "{}/deep_musl"],
+    ),
+    recipe("thrower", &["c++", "-O2", "-fomit-frame-pointer", "-Wall", "cpp/thrower.cpp", "-o", "{}/thrower"]),
+    recipe("jit", &["cc", "-O2", "-fomit-frame-pointer", "-Wall", "c/jit.c", "-o", "{}/jit"]),
+    recipe("liar", &["cc", "-O2", "-Wall", "c/liar.c", "-o", "{}/liar"]),
+    recipe(
+        "libleft.so",
+        &["cc", "-DSIDE=left", "-DWORDS=8", "-O2", "-fPIC", "-shared", "c/plugin.c", "-o", "{}/libleft.so"],
+    ),
+    recipe(
+        "libright.so",
+        &["cc", "-DSIDE=right", "-DWORDS=72", "-O2", "-fPIC", "-shared", "c/plugin.c", "-o", "{}/libright.so"],
+    ),
+    recipe("plugins", &["cc", "-O2", "-Wall", "c/plugins.c", "-o", "{}/plugins"]),
+    recipe(
+        "execs_left",
+        &["cc", "-DSIDE=left", "-DWORDS=8", "-O2", "-no-pie", "-Wall", "c/execs.c", "-o", "{}/execs_left"],
+    ),
+    recipe(
+        "execs_right",
+        &["cc", "-DSIDE=right", "-DWORDS=72", "-O2", "-no-pie", "-Wall", "c/execs.c", "-o", "{}/execs_right"],
+    ),
+    #[cfg(target_arch = "x86_64")]
+    recipe(
+        "bits32",
+        &[
+            "cc",
+            "-m32",
+            "-O2",
+            "-fno-pie",
+            "-no-pie",
+            "-static",
+            "-nostdlib",
+            "-ffreestanding",
+            "c/bits32.c",
+            "-o",
+            "{}/bits32",
+        ],
+    ),
 ];
 
 /// Where the workloads are.

@@ -1,4 +1,4 @@
-// deep SECONDS
+// deep SECONDS (0.03 will do)
 // A recursion of 60 frames, built with -O2 -fomit-frame-pointer: only unwind tables find the way out.
 #include "truth.h"
 
@@ -15,7 +15,7 @@ __attribute__((noinline)) static uint64_t deep_frame(unsigned depth, uint64_t va
 }
 
 int main(int argc, char **argv) {
-    uint64_t end = truth_clock(CLOCK_MONOTONIC) + (argc > 1 ? strtoull(argv[1], NULL, 10) : 10) * 1000000000u;
+    uint64_t end = truth_clock(CLOCK_MONOTONIC) + (uint64_t)((argc > 1 ? strtod(argv[1], NULL) : 10) * 1e9);
     while (truth_clock(CLOCK_MONOTONIC) < end) sink += deep_frame(DEPTH, sink);
     return 0;
 }
