@@ -18,8 +18,7 @@ use crate::wire::WireError;
 
 /// Takes the tables that came with an identity.
 pub(crate) fn stored(memfd: OwnedFd, extracted: &Extracted) -> Result<StoredTables, WireError> {
-    StoredTables::new(memfd, extracted.unwind_bytes, extracted.symbol_bytes)
-        .map_err(|_| WireError::Malformed("not a sealed table"))
+    StoredTables::new(memfd, extracted.sizes).map_err(|_| WireError::Malformed("not a sealed table"))
 }
 
 /// Whether an identity is within its limits.

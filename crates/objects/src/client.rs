@@ -138,7 +138,7 @@ impl Client {
                 (Reply::Extracted(extracted), memfd) => {
                     checks::extracted(&extracted)?;
                     let stored = memfd.map(|memfd| checks::stored(memfd, &extracted)).transpose()?;
-                    if stored.is_none() && (extracted.unwind_bytes, extracted.symbol_bytes) != (0, 0) {
+                    if stored.is_none() && !extracted.sizes.is_empty() {
                         return Err(WireError::Malformed("tables without a descriptor"));
                     }
                     Ok(Ok((extracted, stored)))
@@ -177,8 +177,8 @@ impl Client {
     /// where the request at hand uses too much for that.
     pub(crate) fn load(&mut self, object: ObjectId, tables: &StoredTables, part: Part) -> Result<bool, Fault> {
         let bytes = match part {
-            Part::Unwind => tables.unwind_bytes,
-            Part::Symbols => tables.symbol_bytes,
+            Part::Unwind => tables.sizes.unwind,
+            Part::Symbols => tables.sizes.symbols,
         };
         let limit = self.timeouts.load;
         self.request(|process, held| {

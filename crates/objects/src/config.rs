@@ -71,6 +71,11 @@ pub struct ObjectsConfig {
     pub worker_unwind_bytes: u64,
     /// Bytes of symbol tables that the worker maps at the most.
     pub worker_symbol_bytes: u64,
+    /// Where extracted tables are kept over restarts; none: nowhere. Made if it is absent, used if only the agent's user
+    /// may write to it.
+    pub cache: Option<PathBuf>,
+    /// Bytes that they may take there.
+    pub cache_bytes: u64,
     /// How long to wait.
     pub timeouts: Timeouts,
 }
@@ -84,6 +89,8 @@ impl Default for ObjectsConfig {
             max_tables: 4096,
             worker_unwind_bytes: 64 << 20,
             worker_symbol_bytes: 256 << 20,
+            cache: None,
+            cache_bytes: 512 << 20,
             timeouts: Timeouts::default(),
         }
     }

@@ -33,6 +33,7 @@ mod tables;
 mod timed;
 mod unwinding;
 mod vdso;
+mod walking;
 mod wire;
 
 pub mod file;

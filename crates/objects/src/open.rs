@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::Range;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{
@@ -87,6 +88,9 @@ pub(crate) enum OpenError {
     /// No way led to any file.
     #[error("no way leads to it")]
     Absent,
+    /// The process that maps it has ended, and nothing else leads to it.
+    #[error("its process has ended")]
+    Gone,
     /// Files were found, but others.
     #[error("another file is in its place")]
     Mismatch,
@@ -163,7 +167,8 @@ pub(crate) fn open_mapped(wanted: &Wanted, roots: &Roots) -> Result<Opened, Open
             }
         }
     }
-    Err(search.best)
+    let has_ended = search.best == OpenError::Absent && !Path::new(&format!("/proc/{tgid}")).exists();
+    Err(if has_ended { OpenError::Gone } else { search.best })
 }
 
 /// The state of the file behind a mapping now, if that is cheap to tell and it is the file. Asks no file system that

@@ -9,9 +9,11 @@ use std::borrow::Cow;
 use profile::{MapEntry, ObjectId, Segment, SymbolName, UserRegisters, UserStack};
 use serde::{Deserialize, Serialize};
 
+use crate::tables::Sizes;
+
 /// Both sides are the same binary; a binary replaced on disk while it runs is still `/proc/self/exe`. So any
 /// difference is an error.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Frames of one user stack.
 pub(crate) const MAX_FRAMES: usize = 2048;
@@ -100,7 +102,7 @@ pub(crate) enum Reply {
         /// What of the sandbox could be had.
         sandbox: SandboxReport,
     },
-    /// What a file is; its tables come along as a sealed memfd unless both are empty.
+    /// What a file is; its tables come along as a sealed memfd unless all are empty.
     Extracted(Extracted),
     /// An object was loaded, or not, with the reason.
     Loaded(Result<(), String>),
@@ -119,10 +121,8 @@ pub(crate) struct Extracted {
     pub(crate) htlhash: String,
     /// What its headers say, if it is an ELF file.
     pub(crate) elf: Option<ElfIdentity>,
-    /// Bytes of its table for unwinding.
-    pub(crate) unwind_bytes: u64,
-    /// Bytes of its table for naming.
-    pub(crate) symbol_bytes: u64,
+    /// Bytes of its tables.
+    pub(crate) sizes: Sizes,
     /// What went wrong; empty where nothing did.
     pub(crate) problem: String,
 }

@@ -61,7 +61,9 @@ impl Objects {
         let result = self.open(wanted).map_err(|error| {
             count(match error {
                 OpenError::Mismatch => &self.counters.identity_mismatches,
-                OpenError::Absent | OpenError::NotRegular | OpenError::TimedOut => &self.counters.open_errors,
+                OpenError::Absent | OpenError::Gone | OpenError::NotRegular | OpenError::TimedOut => {
+                    &self.counters.open_errors
+                }
             });
             tracing::debug!(path = ?String::from_utf8_lossy(&wanted.file.path), tgid = wanted.tgid, %error, "not opened");
             Failure::Open(error)
@@ -201,7 +203,7 @@ impl Objects {
     }
 
     /// An object's tables: held, or extracted again from the same state of the file.
-    fn stored(&self, client: &mut Client, object: ObjectId) -> Option<Arc<StoredTables>> {
+    pub(crate) fn stored(&self, client: &mut Client, object: ObjectId) -> Option<Arc<StoredTables>> {
         let now = self.now();
         let state = self.registry().tables(object, now);
         let (wanted, change) = match state {

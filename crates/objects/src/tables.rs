@@ -15,16 +15,17 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use serde::{Deserialize, Serialize};
 
 /// The largest memfd with tables.
 pub(crate) const MAX_TABLE_BYTES: u64 = 192 << 20;
-/// Size of the head: magic, version, and the sizes of both sections.
+/// Size of the head: a magic number, and the sizes of the sections.
 pub(crate) const HEAD_BYTES: u64 = 32;
 
-const MAGIC: [u8; 8] = *b"prftabl1";
-/// The symbols start at a multiple of this, so that readers may look at them as integers.
+const MAGIC: [u8; 8] = *b"prftabl2";
+/// Each section starts at a multiple of this, so that readers may look at it as integers.
 const ALIGN: u64 = 16;
 const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
@@ -51,20 +52,44 @@ impl From<Errno> for TablesError {
     }
 }
 
+/// Bytes of each section; 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sizes {
+    /// For unwinding snapshots, in the worker.
+    pub(crate) unwind: u64,
+    /// For the walk in the kernel.
+    pub(crate) walk: u64,
+    /// For naming.
+    pub(crate) symbols: u64,
+}
+
+impl Sizes {
+    /// Whether there is nothing at all.
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// Where the sections lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     unwind: Range<u64>,
+    walk: Range<u64>,
     symbols: Range<u64>,
 }
 
 impl Layout {
     /// The layout of sections of these sizes.
-    pub(crate) fn new(unwind_bytes: u64, symbol_bytes: u64) -> Result<Self, TablesError> {
+    pub(crate) fn new(sizes: Sizes) -> Result<Self, TablesError> {
+        let section = |from: u64, bytes: u64| {
+            let start = from.checked_next_multiple_of(ALIGN)?;
+            Some(start..start.checked_add(bytes)?)
+        };
         let layout = || {
-            let unwind = HEAD_BYTES..HEAD_BYTES.checked_add(unwind_bytes)?;
-            let symbols_start = unwind.end.checked_next_multiple_of(ALIGN)?;
-            Some(Self { symbols: symbols_start..symbols_start.checked_add(symbol_bytes)?, unwind })
+            let unwind = section(HEAD_BYTES, sizes.unwind)?;
+            let walk = section(unwind.end, sizes.walk)?;
+            let symbols = section(walk.end, sizes.symbols)?;
+            Some(Self { unwind, walk, symbols })
         };
         let layout = layout().ok_or(TablesError::TooLarge { bytes: u64::MAX })?;
         if layout.bytes() > MAX_TABLE_BYTES {
@@ -79,21 +104,59 @@ impl Layout {
     }
 }
 
-/// Puts both tables into a new sealed memfd.
-pub(crate) fn write(unwind: &[u8], symbols: &[u8]) -> Result<OwnedFd, TablesError> {
-    let (unwind_bytes, symbol_bytes) = (size(unwind), size(symbols));
-    let layout = Layout::new(unwind_bytes, symbol_bytes)?;
-    let file = File::from(sealable_memfd("profiler-table")?);
-    ftruncate(&file, layout.bytes())?;
-    let mut head = Vec::with_capacity(32);
-    head.extend_from_slice(&MAGIC);
-    head.extend_from_slice(&unwind_bytes.to_le_bytes());
-    head.extend_from_slice(&symbol_bytes.to_le_bytes());
-    file.write_all_at(&head, 0)?;
-    file.write_all_at(unwind, layout.unwind.start)?;
-    file.write_all_at(symbols, layout.symbols.start)?;
-    fcntl_add_seals(&file, SEALS)?;
-    Ok(file.into())
+/// Puts sections into a new memfd, one after the other: unwind, walk, symbols. So none has to wait in memory for the
+/// next.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    file: File,
+    sizes: Sizes,
+}
+
+impl Writer {
+    /// A memfd without sections.
+    pub(crate) fn new() -> Result<Self, TablesError> {
+        Ok(Self { file: File::from(sealable_memfd("profiler-table")?), sizes: Sizes::default() })
+    }
+
+    /// The table for unwinding: the first.
+    pub(crate) fn unwind(&mut self, bytes: &[u8]) -> Result<(), TablesError> {
+        let sizes = Sizes { unwind: size(bytes), ..Sizes::default() };
+        self.put(sizes, bytes, |layout| layout.unwind.start)
+    }
+
+    /// The table for the walk in the kernel: the second.
+    pub(crate) fn walk(&mut self, bytes: &[u8]) -> Result<(), TablesError> {
+        let sizes = Sizes { walk: size(bytes), symbols: 0, ..self.sizes };
+        self.put(sizes, bytes, |layout| layout.walk.start)
+    }
+
+    /// The table for naming: the last.
+    pub(crate) fn symbols(&mut self, bytes: &[u8]) -> Result<(), TablesError> {
+        let sizes = Sizes { symbols: size(bytes), ..self.sizes };
+        self.put(sizes, bytes, |layout| layout.symbols.start)
+    }
+
+    /// A section that is too large is left out.
+    fn put(&mut self, sizes: Sizes, bytes: &[u8], at: impl FnOnce(&Layout) -> u64) -> Result<(), TablesError> {
+        self.file.write_all_at(bytes, at(&Layout::new(sizes)?))?;
+        self.sizes = sizes;
+        Ok(())
+    }
+
+    /// Seals it. None where all sections are empty.
+    pub(crate) fn finish(self) -> Result<Option<(OwnedFd, Sizes)>, TablesError> {
+        if self.sizes.is_empty() {
+            return Ok(None);
+        }
+        ftruncate(&self.file, Layout::new(self.sizes)?.bytes())?;
+        let mut head = MAGIC.to_vec();
+        for bytes in [self.sizes.unwind, self.sizes.walk, self.sizes.symbols] {
+            head.extend_from_slice(&bytes.to_le_bytes());
+        }
+        self.file.write_all_at(&head, 0)?;
+        fcntl_add_seals(&self.file, SEALS)?;
+        Ok(Some((self.file.into(), self.sizes)))
+    }
 }
 
 /// A sealed memfd with these bytes: how an image in memory becomes a file.
@@ -105,8 +168,8 @@ pub(crate) fn sealed_copy(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Checks that a memfd is sealed and exactly as large as sections of these sizes make it. Does not look inside.
-pub(crate) fn check(memfd: BorrowedFd<'_>, unwind_bytes: u64, symbol_bytes: u64) -> Result<u64, TablesError> {
-    let expected = Layout::new(unwind_bytes, symbol_bytes)?.bytes();
+pub(crate) fn check(memfd: BorrowedFd<'_>, sizes: Sizes) -> Result<u64, TablesError> {
+    let expected = Layout::new(sizes)?.bytes();
     let bytes = sealed_size(memfd)?;
     if bytes == expected { Ok(bytes) } else { Err(TablesError::Malformed("size")) }
 }
@@ -115,19 +178,40 @@ pub(crate) fn check(memfd: BorrowedFd<'_>, unwind_bytes: u64, symbol_bytes: u64)
 #[derive(Debug)]
 pub(crate) struct StoredTables {
     pub(crate) memfd: OwnedFd,
-    /// Of the table for unwinding.
-    pub(crate) unwind_bytes: u64,
-    /// Of the table for naming.
-    pub(crate) symbol_bytes: u64,
+    /// Of its sections.
+    pub(crate) sizes: Sizes,
     /// The memfd's size.
     pub(crate) bytes: u64,
 }
 
 impl StoredTables {
     /// Takes a memfd if it is sealed and as large as tables of these sizes make it.
-    pub(crate) fn new(memfd: OwnedFd, unwind_bytes: u64, symbol_bytes: u64) -> Result<Self, TablesError> {
-        let bytes = check(memfd.as_fd(), unwind_bytes, symbol_bytes)?;
-        Ok(Self { memfd, unwind_bytes, symbol_bytes, bytes })
+    pub(crate) fn new(memfd: OwnedFd, sizes: Sizes) -> Result<Self, TablesError> {
+        let bytes = check(memfd.as_fd(), sizes)?;
+        Ok(Self { memfd, sizes, bytes })
+    }
+
+    /// A copy of the table for the walk in the kernel. None where there is none.
+    pub(crate) fn walk(&self) -> Result<Option<Vec<u8>>, TablesError> {
+        let range = Layout::new(self.sizes)?.walk;
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let bytes = usize::try_from(range.end - range.start).map_err(|_| TablesError::Malformed("size"))?;
+        let mut walk = vec![0; bytes];
+        let mut done = 0;
+        while let Some(rest) = walk.get_mut(done..)
+            && !rest.is_empty()
+        {
+            let at = range.start.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+            match pread(&self.memfd, rest, at) {
+                Ok(0) => return Err(TablesError::Malformed("size")),
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(walk))
     }
 }
 
@@ -142,15 +226,14 @@ impl Tables {
     pub(crate) fn open(memfd: OwnedFd) -> Result<Self, TablesError> {
         let bytes = sealed_size(memfd.as_fd())?;
         let file = File::from(memfd);
-        let mut head = [0; 24];
-        file.read_exact_at(&mut head, 0)?;
-        let (magic, sizes) = head.split_at(8);
-        let (unwind, symbols) = sizes.split_at(8);
+        let mut head = [[0; 8]; 4];
+        file.read_exact_at(head.as_flattened_mut(), 0)?;
+        let [magic, sizes @ ..] = head;
         if magic != MAGIC {
             return Err(TablesError::Malformed("magic number"));
         }
-        let number = |raw: &[u8]| raw.try_into().map(u64::from_le_bytes).map_err(|_| TablesError::Malformed("head"));
-        let layout = Layout::new(number(unwind)?, number(symbols)?)?;
+        let [unwind, walk, symbols] = sizes.map(u64::from_le_bytes);
+        let layout = Layout::new(Sizes { unwind, walk, symbols })?;
         if layout.bytes() != bytes {
             return Err(TablesError::Malformed("size"));
         }
@@ -229,13 +312,28 @@ mod tests {
 
     use super::*;
 
+    fn sizes(unwind: u64, walk: u64, symbols: u64) -> Sizes {
+        Sizes { unwind, walk, symbols }
+    }
+
+    fn write(unwind: &[u8], walk: &[u8], symbols: &[u8]) -> OwnedFd {
+        let mut writer = Writer::new().unwrap();
+        writer.unwind(unwind).unwrap();
+        writer.walk(walk).unwrap();
+        writer.symbols(symbols).unwrap();
+        writer.finish().unwrap().unwrap().0
+    }
+
     #[test]
     fn what_was_written_cannot_be_changed() {
-        let memfd = write(b"unwind", b"symbols").unwrap();
-        assert_eq!(check(memfd.as_fd(), 6, 7).unwrap(), Layout::new(6, 7).unwrap().bytes());
+        let memfd = write(b"unwind", b"walk", b"symbols");
+        let sizes = sizes(6, 4, 7);
+        assert_eq!(check(memfd.as_fd(), sizes).unwrap(), Layout::new(sizes).unwrap().bytes());
         let file = File::from(memfd.try_clone().unwrap());
         assert!(file.write_all_at(b"x", 0).is_err());
         assert!(file.set_len(10).is_err() && file.set_len(1 << 20).is_err());
+        let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes).unwrap();
+        assert_eq!(stored.walk().unwrap().unwrap(), b"walk");
         let tables = Tables::open(memfd).unwrap();
         assert_eq!(tables.unwind().unwrap(), b"unwind");
         assert_eq!(tables.symbols().unwrap().bytes(), b"symbols");
@@ -250,30 +348,46 @@ mod tests {
             OwnedFd::from(file)
         };
         for descriptor in [open("/dev/zero"), open("/etc/passwd"), open("/proc/self/maps"), unsealed()] {
-            assert!(check(descriptor.as_fd(), 16, 16).is_err());
+            assert!(check(descriptor.as_fd(), sizes(16, 0, 16)).is_err());
             assert!(Tables::open(descriptor).is_err());
         }
         let sealed = sealed_copy("test", &[0; 64]).unwrap();
-        assert!(check(sealed.as_fd(), 16, 16).is_ok(), "the agent does not look inside");
-        assert!(check(sealed.as_fd(), 16, 17).is_err());
+        assert!(check(sealed.as_fd(), sizes(16, 0, 16)).is_ok(), "the agent does not look inside");
+        assert!(check(sealed.as_fd(), sizes(16, 0, 17)).is_err());
         assert!(Tables::open(sealed).is_err(), "the worker does");
     }
 
     #[test]
     fn sizes_are_bounded() {
-        for (unwind, symbols) in [(MAX_TABLE_BYTES, 0), (0, MAX_TABLE_BYTES), (u64::MAX, 1), (1, u64::MAX)] {
-            assert!(Layout::new(unwind, symbols).is_err());
+        const MAX: u64 = MAX_TABLE_BYTES;
+        for (unwind, walk, symbols) in
+            [(MAX, 0, 0), (0, MAX, 0), (0, 0, MAX), (u64::MAX, 1, 1), (1, u64::MAX, 1), (1, 1, u64::MAX)]
+        {
+            assert!(Layout::new(sizes(unwind, walk, symbols)).is_err());
         }
-        assert!(Layout::new(MAX_TABLE_BYTES - 64, 16).is_ok());
+        assert!(Layout::new(sizes(MAX - 64, 16, 16)).is_ok());
+    }
+
+    #[test]
+    fn without_sections_there_is_no_memfd() {
+        let mut writer = Writer::new().unwrap();
+        writer.unwind(b"").unwrap();
+        writer.symbols(b"").unwrap();
+        assert!(writer.finish().unwrap().is_none());
     }
 
     proptest! {
         #[test]
         fn tables_come_back(
-            unwind in proptest::collection::vec(any::<u8>(), 0..5000),
+            unwind in proptest::collection::vec(any::<u8>(), 1..5000),
+            walk in proptest::collection::vec(any::<u8>(), 0..5000),
             symbols in proptest::collection::vec(any::<u8>(), 0..5000),
         ) {
-            let tables = Tables::open(write(&unwind, &symbols).unwrap()).unwrap();
+            let memfd = write(&unwind, &walk, &symbols);
+            let [a, b, c] = [&unwind, &walk, &symbols].map(|section| section.len() as u64);
+            let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes(a, b, c)).unwrap();
+            prop_assert_eq!(stored.walk().unwrap().unwrap_or_default(), walk);
+            let tables = Tables::open(memfd).unwrap();
             prop_assert_eq!(tables.unwind().unwrap(), unwind);
             let map = tables.symbols().unwrap();
             prop_assert_eq!(map.bytes(), &symbols[..]);
@@ -284,8 +398,8 @@ mod tests {
         fn damaged_tables_are_refused_or_read(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), sizes in any::<[u8; 2]>()) {
             if bytes.len() >= 32 {
                 bytes[..8].copy_from_slice(&MAGIC);
-                bytes[8..24].fill(0);
-                (bytes[8], bytes[16]) = (sizes[0], sizes[1]);
+                bytes[8..32].fill(0);
+                (bytes[8], bytes[24]) = (sizes[0], sizes[1]);
             }
             if let Ok(tables) = Tables::open(sealed_copy("test", &bytes).unwrap()) {
                 prop_assert_eq!(tables.unwind().unwrap().len(), usize::from(sizes[0]));

@@ -14,6 +14,10 @@ impl Tools for Workshop {
         unwind::extract(file, &unwind::Limits::default()).map_err(|e| e.to_string())
     }
 
+    fn compile_walk(&self, unwind: Vec<u8>) -> Result<Vec<u8>, String> {
+        Ok(unwind::compile(unwind, None).map_err(|e| e.to_string())?.table.to_bytes())
+    }
+
     fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
         symbolizer::table::extract(file, &symbolizer::table::Limits::default()).map_err(|e| e.to_string())
     }

@@ -22,7 +22,7 @@ use rustc_hash::FxHashMap;
 
 use crate::MappedFile;
 use crate::open::{Change, OpenError, Wanted, shown_path};
-use crate::tables::StoredTables;
+use crate::tables::{Sizes, StoredTables};
 
 /// Files looked at again in a second, at the most: a look costs microseconds.
 pub(crate) const CHECKS_PER_SECOND: u32 = 1000;
@@ -120,8 +120,8 @@ struct Entry {
     wanted: Wanted,
     change: Option<Change>,
     tables: Option<Arc<StoredTables>>,
-    /// Bytes of its tables for unwinding and for naming, held or not; none where it has none, or must not be used.
-    sizes: Option<(u64, u64)>,
+    /// Of its tables, held or not; none where it has none, or must not be used.
+    sizes: Option<Sizes>,
     /// Evicted tables are not extracted again before this.
     tables_retry: Duration,
     /// No mapping leads to it, so it is never let go.
@@ -265,6 +265,8 @@ impl Registry {
         let last = self.current(&wanted.file).and_then(|(_, entry)| entry.retry).map(|(_, pause)| pause);
         let pause = last.map_or(FIRST_RETRY, |pause| (pause * 2).min(LONGEST_RETRY));
         let (change, strikes, retry) = match failure {
+            // That says nothing of the file: the next process that maps it may lead there.
+            Failure::Open(OpenError::Gone) => (None, 0, Some(FIRST_RETRY)),
             Failure::Worker { change, strikes } if strikes >= MAX_STRIKES => (Some(change), strikes, None),
             Failure::Worker { change, strikes } => (Some(change), strikes, Some(HUNG_RETRY)),
             Failure::Open(_) | Failure::Unstable | Failure::NoWorker => (None, 0, Some(pause)),

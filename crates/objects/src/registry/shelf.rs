@@ -33,10 +33,15 @@ impl Registry {
 
     /// Whether an object has a table of a kind, held or not. Not a use.
     pub(crate) fn has(&self, object: ObjectId, part: Part) -> bool {
-        self.entries.get(&object).and_then(|entry| entry.sizes).is_some_and(|(unwind, symbols)| match part {
-            Part::Unwind => unwind > 0,
-            Part::Symbols => symbols > 0,
+        self.entries.get(&object).and_then(|entry| entry.sizes).is_some_and(|sizes| match part {
+            Part::Unwind => sizes.unwind > 0,
+            Part::Symbols => sizes.symbols > 0,
         })
+    }
+
+    /// Whether an object has a table for the walk in the kernel, held or not. Not a use.
+    pub(crate) fn has_walk(&self, object: ObjectId) -> bool {
+        self.entries.get(&object).and_then(|entry| entry.sizes).is_some_and(|sizes| sizes.walk > 0)
     }
 
     /// An object's evicted tables cannot be extracted again just now.
@@ -80,7 +85,7 @@ impl Registry {
         self.drop_tables(object);
         let bytes = tables.bytes;
         let Some(entry) = self.entries.get_mut(&object) else { return };
-        entry.sizes = Some((tables.unwind_bytes, tables.symbol_bytes));
+        entry.sizes = Some(tables.sizes);
         entry.tables = Some(Arc::new(tables));
         self.tables += 1;
         self.table_bytes += bytes;

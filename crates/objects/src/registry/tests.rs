@@ -20,8 +20,11 @@ fn change(at_s: i64) -> Change {
 }
 
 fn stored(unwind: usize, symbols: usize) -> StoredTables {
-    let memfd = tables::write(&vec![1; unwind], &vec![2; symbols]).unwrap();
-    StoredTables::new(memfd, unwind as u64, symbols as u64).unwrap()
+    let mut writer = tables::Writer::new().unwrap();
+    writer.unwind(&vec![1; unwind]).unwrap();
+    writer.symbols(&vec![2; symbols]).unwrap();
+    let (memfd, sizes) = writer.finish().unwrap().unwrap();
+    StoredTables::new(memfd, sizes).unwrap()
 }
 
 fn found(change: Change, tables: Option<StoredTables>) -> Found {

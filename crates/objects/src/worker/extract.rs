@@ -1,7 +1,7 @@
 //! Reading one file: what it is, and its tables.
 //!
 //! **In**: a descriptor of a target's file (hostile, may change while it is read). **Out**: [`Extracted`], and a
-//! sealed memfd unless both tables are empty. **Limits**: those of `file`, `identity`, `tables` and of the tools.
+//! sealed memfd unless all tables are empty. **Limits**: those of `file`, `identity`, `tables` and of the tools.
 
 use std::os::fd::OwnedFd;
 
@@ -10,7 +10,7 @@ use object::read::ReadCache;
 use crate::file::BoundedFile;
 use crate::identity;
 use crate::protocol::{Extracted, MAX_REASON_BYTES, cut};
-use crate::tables;
+use crate::tables::{Sizes, Writer};
 use crate::tools::Tools;
 
 /// Reads one file. What goes wrong is told in [`Extracted::problem`]; the good part is kept.
@@ -22,7 +22,7 @@ pub(super) fn extract(tools: &impl Tools, descriptor: OwnedFd) -> (Extracted, Op
         None
     });
     if memfd.is_none() {
-        (extracted.unwind_bytes, extracted.symbol_bytes) = (0, 0);
+        extracted.sizes = Sizes::default();
     }
     extracted.problem = cut(problems.join("; "), MAX_REASON_BYTES);
     (extracted, memfd)
@@ -37,31 +37,42 @@ fn read(
     let mut file = BoundedFile::new(descriptor).map_err(|error| error.to_string())?;
     extracted.htlhash = identity::htlhash(&mut file).map_err(|error| format!("hash: {error}"))?;
 
-    // What was read stays in a cache's memory: a new one for each step.
+    // What was read stays in a cache's memory: a new one for each step. Each table goes to the memfd before the next
+    // is made.
     let cache = ReadCache::new(file);
     extracted.elf = Some(identity::elf(&cache).map_err(|error| error.to_string())?);
+    let mut writer = Writer::new().map_err(|error| error.to_string())?;
+    let mut step = |what: &str, result: Result<(), String>| {
+        if let Err(problem) = result {
+            problems.push(format!("{what}: {problem}"));
+        }
+    };
+
     let cache = ReadCache::new(cache.into_inner());
-    let unwind = tools.extract_unwind(&cache).unwrap_or_else(|problem| {
-        problems.push(format!("unwind table: {problem}"));
-        Vec::new()
-    });
+    let unwind = tools.extract_unwind(&cache);
     let cache = ReadCache::new(cache.into_inner());
-    let symbols = tools.extract_symbols(&cache).unwrap_or_else(|problem| {
-        problems.push(format!("symbols: {problem}"));
-        Vec::new()
-    });
+    match unwind {
+        Ok(unwind) => {
+            step("unwind table", writer.unwind(&unwind).map_err(|error| error.to_string()));
+            if !unwind.is_empty() {
+                let walk = tools.compile_walk(unwind);
+                let result = walk.and_then(|walk| writer.walk(&walk).map_err(|error| error.to_string()));
+                step("walk table", result);
+            }
+        }
+        Err(problem) => step("unwind table", Err(problem)),
+    }
+    let symbols = tools.extract_symbols(&cache);
+    let result = symbols.and_then(|symbols| writer.symbols(&symbols).map_err(|error| error.to_string()));
+    step("symbols", result);
 
     if let Err(error) = cache.into_inner().check_unchanged() {
         // Tables of two states of a file would name one by the other.
         extracted.elf = None;
         return Err(error.to_string());
     }
-    if unwind.is_empty() && symbols.is_empty() {
-        return Ok(None);
-    }
-    let memfd = tables::write(&unwind, &symbols).map_err(|error| error.to_string())?;
-    extracted.unwind_bytes = u64::try_from(unwind.len()).unwrap_or(u64::MAX);
-    extracted.symbol_bytes = u64::try_from(symbols.len()).unwrap_or(u64::MAX);
+    let Some((memfd, sizes)) = writer.finish().map_err(|error| error.to_string())? else { return Ok(None) };
+    extracted.sizes = sizes;
     Ok(Some(memfd))
 }
 

@@ -96,7 +96,7 @@ pub(crate) fn run(kind: &str) {
     let hello = match kind {
         "version" => vec![0, 99, 1, 1, 1, 1, 1, 1, 1, 1],
         "no-hello" => vec![4, 0],
-        _ => vec![0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        _ => vec![0, 2, 1, 1, 1, 1, 1, 1, 1, 1],
     };
     message(&socket, &hello, &[]);
     loop {
@@ -115,8 +115,8 @@ pub(crate) fn run(kind: &str) {
 
 fn answer(socket: &UnixStream, kind: &str) -> bool {
     let file = File::open("/etc/hostname").unwrap();
-    // Extracted: hash "", no ELF, 16 + 16 bytes of tables, no problem.
-    let extracted = [1, 0, 0, 16, 16, 0];
+    // Extracted: hash "", no ELF, 16 + 0 + 16 bytes of tables, no problem.
+    let extracted = [1, 0, 0, 16, 0, 16, 0];
     match kind {
         "nothing" => std::thread::sleep(Duration::from_secs(60)),
         "close" => return false,
@@ -129,7 +129,7 @@ fn answer(socket: &UnixStream, kind: &str) -> bool {
         "huge-bulk" => raw(socket, [MAGIC, 2, u32::MAX, 0], &[0; 64]),
         "short" => raw(socket, [MAGIC, 1000, 0, 0], &[2, 0]),
         "tail" => message(socket, &[2, 0, 0, 0, 0], &[]),
-        "hello-again" => message(socket, &[0, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[]),
+        "hello-again" => message(socket, &[0, 2, 1, 1, 1, 1, 1, 1, 1, 1], &[]),
         // Two stacks of one frame each, of an object that is not mapped.
         "stacks" => message(socket, &[3, 2, 1, 0, 77, 1, 0, 1, 0, 77, 1, 0], &[]),
         // Two billion stacks, says the length.

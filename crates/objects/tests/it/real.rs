@@ -18,6 +18,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("real::our_own_stack_is_unwound_to_its_root_and_named", our_own_stack),
         ("real::the_vdso_has_tables_of_both_kinds", the_vdso),
         ("real::garbage_never_harms_the_room", garbage),
+        ("real::files_have_tables_for_the_walk", walk_tables),
     ]
 }
 
@@ -30,6 +31,10 @@ pub(crate) struct RealTools {
 impl Tools for RealTools {
     fn extract_unwind(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
         unwind::extract(file, &unwind::Limits::default()).map_err(|error| error.to_string())
+    }
+
+    fn compile_walk(&self, unwind: Vec<u8>) -> Result<Vec<u8>, String> {
+        Ok(unwind::compile(unwind, None).map_err(|error| error.to_string())?.table.to_bytes())
     }
 
     fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
@@ -232,4 +237,24 @@ fn own_debug_program(folder: &Folder) -> Vec<u8> {
     let built = Command::new("cc").args(["-g", "-O1", "-o"]).arg(&program).arg(&source).status().unwrap();
     assert!(built.success());
     fs::read(&program).unwrap()
+}
+
+fn walk_tables() {
+    let room = room();
+    let (maps, objects) = own_maps(&room);
+    let mut with_table = 0;
+    for (map, object) in maps.iter().zip(&objects) {
+        let Some(bytes) = room.walk_table(object.id) else { continue };
+        let table = unwind_table::FileTable::parse(&bytes).unwrap();
+        assert!(table.rows() > 0 && map.object == Some(object.id), "{}", object.path);
+        with_table += 1;
+    }
+    let readable = objects.iter().filter(|object| object.readable).count();
+    assert!(readable >= 3 && with_table == readable, "{with_table} of {readable}");
+    let vdso = room.walk_table(room.vdso().unwrap().id).unwrap();
+    assert!(unwind_table::FileTable::parse(&vdso).unwrap().rows() > 0);
+    let text = tempfile::NamedTempFile::new().unwrap();
+    fs::write(text.path(), "no ELF file").unwrap();
+    let none = room.object(&crate::support::mapped(text.path()), std::process::id(), 0..0);
+    assert!(room.walk_table(none.id).is_none());
 }

@@ -73,8 +73,8 @@ fn out_of_reach() {
     let info = object(&room, &folder.executable("a", &format!("probe={port}")));
     let name = room.names(info.id, &[ElfAddress(0)]).remove(0).unwrap().name;
     let opened = room.sandbox().missing().contains(&"no_files");
-    // Standard input is the socket; standard output and error, the file.
-    let expected = format!("connect=false open={opened} fork=false kill=false env=0 fds=4@0");
+    // Standard input is the socket; standard output and error, the file, its tables.
+    let expected = format!("connect=false open={opened} fork=false kill=false env=0 fds=5@0");
     assert_eq!(name, expected);
 }
 

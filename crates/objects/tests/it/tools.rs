@@ -67,6 +67,11 @@ impl Tools for TestTools {
         }
     }
 
+    fn compile_walk(&self, mut unwind: Vec<u8>) -> Result<Vec<u8>, String> {
+        unwind.reverse();
+        Ok(unwind)
+    }
+
     fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
         let command = command(file);
         if let Some(port) = command.strip_prefix("probe=") {
