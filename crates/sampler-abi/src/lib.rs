@@ -23,10 +23,18 @@ pub const MAX_FILTERED_TGIDS: u32 = 16 * 1024;
 /// Verdicts that the kernel side holds at the most: more than any node's running processes and cgroups together. The map is
 /// allocated at once, about 90 bytes each (3 MB), and only where verdicts are asked for at all.
 pub const MAX_VERDICTS: u32 = 32 * 1024;
+/// User frames that one record holds at the most.
+pub const MAX_USER_FRAMES: usize = 1024;
+/// The most user frames of a walk where nothing else is asked.
+pub const DEFAULT_USER_FRAMES: u32 = 256;
+/// Processes that can be walked at the same time. The map is allocated at once, about 90 bytes each (1.5 MB), and only where tables
+/// are asked for at all.
+pub const MAX_PROCESSES: u32 = 16 * 1024;
 /// Processes of the profiler's own that it can leave out: the agent, its worker, and for a moment that one's successor.
 pub const MAX_OWN_TGIDS: usize = 8;
-/// The largest record of the ring buffer, in bytes: head, kernel frames, snapshot.
-pub const MAX_RECORD_BYTES: usize = size_of::<SampleHead>() + MAX_KERNEL_FRAMES * 8 + MAX_SNAPSHOT_BYTES;
+/// The largest record of the ring buffer, in bytes: head, kernel frames, user frames, snapshot.
+pub const MAX_RECORD_BYTES: usize =
+    size_of::<SampleHead>() + MAX_KERNEL_FRAMES * 8 + MAX_USER_FRAMES * 8 + MAX_SNAPSHOT_BYTES;
 /// How much of a user stack is read at once: the smallest page, so that a read is whole or fails whole.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 4096;
 /// Where a CPU puts a record together. One more chunk than a record needs: the verifier sees where a read begins and how
@@ -51,11 +59,20 @@ pub const FLAG_KERNEL_STACK_FAILED: u32 = 1 << 5;
 /// The snapshot ended because memory above was not readable (the end of the stack's mapping, or a page swapped out),
 /// not because the wanted size was reached.
 pub const FLAG_SNAPSHOT_FAULT: u32 = 1 << 6;
+/// The user half was walked over tables: the record's user frames are its stack, and `walk_end` says why it ended.
+pub const FLAG_WALKED: u32 = 1 << 7;
+/// With [`FLAG_WALKED`]: a frame pointer, or what lay on top of the stack, led to a frame.
+pub const FLAG_WALK_GUESSED: u32 = 1 << 8;
+/// With [`FLAG_WALKED`]: the walk passed a signal handler's frame.
+pub const FLAG_WALK_SIGNAL: u32 = 1 << 9;
+/// With [`FLAG_WALKED`]: the record carries a snapshot too, for comparing.
+pub const FLAG_CHECK: u32 = 1 << 10;
 
 /// The fixed head of one record of the ring buffer.
 ///
-/// Behind it follow `kernel_frames` addresses of 8 bytes, leaf first, then `snapshot_bytes` bytes of the user stack
-/// from `user_sp` upwards.
+/// Behind it follow `kernel_frames` addresses of 8 bytes, leaf first, then `user_frames` lookup addresses of 8 bytes, leaf first (the
+/// pc of the leaf and of what a signal interrupted, else the return address minus one), then `snapshot_bytes` bytes of the user
+/// stack from `user_sp` upwards.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SampleHead {
@@ -74,6 +91,8 @@ pub struct SampleHead {
     pub user_fp: u64,
     /// The user half's link register; 0 on x86-64.
     pub user_lr: u64,
+    /// [`ProcessEntry::serial`] of the entry that a walk used, whatever came of it; 0 where none was tried.
+    pub mappings_serial: u64,
     /// The process, in the initial pid namespace.
     pub tgid: u32,
     /// The thread, in the initial pid namespace.
@@ -84,13 +103,17 @@ pub struct SampleHead {
     pub flags: u32,
     /// How many kernel frames follow the head.
     pub kernel_frames: u32,
-    /// How many bytes of the user stack follow the kernel frames.
+    /// How many bytes of the user stack follow the user frames.
     pub snapshot_bytes: u32,
+    /// How many user frames follow the kernel frames; 0 without [`FLAG_WALKED`].
+    pub user_frames: u32,
+    /// Why the walk ended (the numbers of `unwind_table::End`); 0 where none was tried.
+    pub walk_end: u32,
     /// The thread's name.
     pub comm: [u8; COMM_BYTES],
 }
 
-const _: () = assert!(size_of::<SampleHead>() == 96);
+const _: () = assert!(size_of::<SampleHead>() == 112);
 
 /// What one CPU has counted since the program was loaded. Every field only grows.
 ///
@@ -121,9 +144,23 @@ pub struct CpuCounters {
     pub snapshot_full: u64,
     /// Children of listed processes that were not listed because the filter was full.
     pub children_not_listed: u64,
+    /// Of `run_ns`: walking over tables, whatever came of it.
+    pub walk_ns: u64,
+    /// Samples whose user half was walked ([`FLAG_WALKED`]).
+    pub walked: u64,
+    /// User frames of these.
+    pub walked_frames: u64,
+    /// Of `walked`: samples that carry a snapshot too ([`FLAG_CHECK`]).
+    pub checks: u64,
+    /// Samples with a snapshot instead: the process was not published, or has no mappings.
+    pub bridged_unknown: u64,
+    /// The same: the walk needed a table that is not loaded.
+    pub bridged_pending: u64,
+    /// The same: the walk came to a frame that made no sense.
+    pub bridged_bad_frame: u64,
 }
 
-const _: () = assert!(size_of::<CpuCounters>() == 88);
+const _: () = assert!(size_of::<CpuCounters>() == 144);
 
 /// Where the running kernel keeps what the program reads, and what it can do: the frozen constant `LAYOUT`, filled in by
 /// user space from the kernel's BTF before loading.
@@ -200,6 +237,8 @@ pub const CONTROL_NO_SELF: u32 = 1 << 3;
 pub const CONTROL_PAUSED: u32 = 1 << 4;
 /// Verdicts are looked up: first the process's ([`VerdictKey::process`]), else its cgroup's ([`VerdictKey::cgroup`]).
 pub const CONTROL_VERDICTS: u32 = 1 << 5;
+/// Samples are walked over tables where their process is published ([`ProcessEntry`]).
+pub const CONTROL_TABLES: u32 = 1 << 6;
 
 /// What user space may change while the program runs: the single value of the map `CONTROL`.
 #[repr(C)]
@@ -211,9 +250,32 @@ pub struct Control {
     pub snapshot_bytes: u32,
     /// Wake the reader when this many bytes wait in the ring buffer.
     pub wakeup_bytes: u32,
+    /// User frames of a walk at the most; at most [`MAX_USER_FRAMES`].
+    pub max_user_frames: u32,
+    /// One in so many walked samples of a CPU carries a snapshot too; 0: none.
+    pub check_every: u32,
 }
 
-const _: () = assert!(size_of::<Control>() == 12);
+const _: () = assert!(size_of::<Control>() == 20);
+
+/// Where the mappings of a process are: a value of the map `PROCESSES`, whose keys are tgids.
+///
+/// An exec takes the process's entry away; who publishes one has to see to it that it is of the program that runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessEntry {
+    /// Whose it is: the process with this tgid whose leader started at this time or before. Records of a fork tell the start only as a
+    /// time that it lies before; who gets the tgid later started after that. Samples of these are not walked. Not 0.
+    pub leader_start_mono_ns: u64,
+    /// The publisher's number of this set of mappings; samples say which they were walked with. Not 0.
+    pub serial: u64,
+    /// `unwind_table::Place` of the mappings.
+    pub mappings: u32,
+    /// How many there are.
+    pub mapping_count: u32,
+}
+
+const _: () = assert!(size_of::<ProcessEntry>() == 24);
 
 /// The profiler's own processes, 0 where there is none: the single value of the map `OWN_TGIDS`.
 pub type OwnTgids = [u32; MAX_OWN_TGIDS];

@@ -1,8 +1,9 @@
 //! The kernel side of the sampler: what runs at every tick of every CPU.
 //!
-//! **In**: the interrupted task, as the kernel shows it; `CONTROL`, `OWN_TGIDS`, `TGIDS` and `VERDICTS` of [`maps`], which
-//! user space changes while it runs; [`layout`], constants that user space filled in before loading.
-//! **Out**: one record of [`sampler_abi::SampleHead`] with kernel frames and a piece of the user stack in
+//! **In**: the interrupted task, as the kernel shows it; `CONTROL`, `OWN_TGIDS`, `TGIDS` and `VERDICTS` of [`maps`], and the tables
+//! in [`maps::SHARDS`] with [`maps::PROCESSES`], which user space changes while it runs; [`layout`], constants that user space
+//! filled in before loading.
+//! **Out**: one record of [`sampler_abi::SampleHead`] with kernel frames and user frames or a piece of the user stack in
 //! [`maps::RING`]; counters of everything, per CPU, in [`maps::COUNTERS`].
 //! **Units**: times are `CLOCK_MONOTONIC` nanoseconds, lengths are bytes.
 //! **Limits**: see `sampler-abi`; what cannot be handed over is counted in `CpuCounters`.
@@ -18,7 +19,6 @@ mod maps;
 mod record;
 mod registers;
 mod task;
-#[cfg(feature = "walk")]
 mod walking;
 
 use aya_ebpf::{
@@ -32,19 +32,31 @@ use sampler_abi::{
     CpuCounters,
 };
 
+/// One tick of one CPU, walked over tables where they are there.
+#[perf_event]
+pub fn sample(ctx: PerfEventContext) -> u32 {
+    run::<true>(&ctx)
+}
+
+/// One tick of one CPU, never walked: where no tables are wanted, or where the kernel does not take [`sample`].
+#[perf_event]
+pub fn sample_without_tables(ctx: PerfEventContext) -> u32 {
+    run::<false>(&ctx)
+}
+
 /// One tick of one CPU.
 ///
 /// The kernel runs no second program of this kind on a CPU before the first has ended (`bpf_prog_active`), so
 /// everything per CPU belongs to the tick alone.
-#[perf_event]
-pub fn sample(ctx: PerfEventContext) -> u32 {
+#[inline(always)]
+fn run<const TABLES: bool>(ctx: &PerfEventContext) -> u32 {
     // SAFETY: a helper without arguments.
     let started = unsafe { bpf_ktime_get_ns() };
     let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return 0 };
     let Some(control) = maps::CONTROL.get_ptr(0) else { return 0 };
     // SAFETY: both point to values of their maps; `counters` is this CPU's own, and user space only reads it.
     unsafe {
-        let passed = tick(&ctx, started, control, counters);
+        let passed = tick::<TABLES>(ctx, started, control, counters);
         let took = bpf_ktime_get_ns() - started;
         (*counters).run_ns += took;
         if !passed {
@@ -59,7 +71,12 @@ pub fn sample(ctx: PerfEventContext) -> u32 {
 /// # Safety
 /// `control` and `counters` point to values of their maps; `counters` is this CPU's own.
 #[inline(always)]
-unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, counters: *mut CpuCounters) -> bool {
+unsafe fn tick<const TABLES: bool>(
+    ctx: &PerfEventContext,
+    started: u64,
+    control: *const Control,
+    counters: *mut CpuCounters,
+) -> bool {
     // SAFETY: a helper without arguments.
     let pid_tgid = unsafe { bpf_get_current_pid_tgid() };
     // SAFETY: see the function's own contract; the task is the running one.
@@ -93,7 +110,18 @@ unsafe fn tick(ctx: &PerfEventContext, started: u64, control: *const Control, co
             (false, false) => record::Mode::Kernel,
             (false, true) => record::Mode::KernelThread,
         };
-        record::fill_and_send(ctx.as_ptr(), slot, started, pid_tgid, task, cgroup_id, mode, control, counters);
+        record::fill_and_send::<TABLES>(
+            ctx.as_ptr(),
+            slot,
+            started,
+            pid_tgid,
+            task,
+            cgroup_id,
+            mode,
+            flags,
+            control,
+            counters,
+        );
         true
     }
 }
@@ -129,6 +157,15 @@ pub fn process_freed(ctx: RawTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(0);
     // SAFETY: the tracepoint's argument is a task_struct, alive while the program runs.
     unsafe { family::freed(task) };
+    0
+}
+
+/// `sched_process_exec(task, old_pid, binary)`: the process runs another program, whose tables are not published yet.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_executed(ctx: RawTracePointContext) -> i32 {
+    let task: *const u8 = ctx.arg(0);
+    // SAFETY: the tracepoint's first argument is a task_struct, alive while the program runs.
+    unsafe { walking::executed(task) };
     0
 }
 

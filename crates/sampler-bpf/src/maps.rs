@@ -1,11 +1,15 @@
 //! The maps: what user space and the programs share.
 
 use aya_ebpf::{
+    btf_maps,
     helpers::generated::bpf_get_smp_processor_id,
-    macros::map,
+    macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use sampler_abi::{Control, CpuCounters, MAX_FILTERED_TGIDS, OwnTgids, ScratchSlot, VERDICT_FILTER, VerdictKey};
+use sampler_abi::{
+    Control, CpuCounters, MAX_FILTERED_TGIDS, OwnTgids, ProcessEntry, ScratchSlot, VERDICT_FILTER, VerdictKey,
+};
+use unwind_table::{SHARD_BYTES, Walk};
 
 /// What user space may change while the programs run. One value.
 #[map]
@@ -39,6 +43,31 @@ static SCRATCH: Array<ScratchSlot> = Array::with_max_entries(1, 0);
 /// The records. The size is set by user space.
 #[map]
 pub static RING: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// User space may map it into its memory.
+const BPF_F_MMAPABLE: usize = 1 << 10;
+
+/// The tables: user space adds a shard when it needs one; how many there may be is set by it. (Shards of one size without
+/// `BPF_F_INNER_MAP` are looked up without a call.)
+#[btf_map]
+pub static SHARDS: btf_maps::ArrayOfMaps<btf_maps::Array<[u64; SHARD_BYTES as usize / 8], 1, BPF_F_MMAPABLE>, 1> =
+    btf_maps::ArrayOfMaps::new();
+
+/// Where the mappings of each process are; the number of entries is set by user space.
+///
+/// Preallocated, as [`TGIDS`].
+#[map]
+pub static PROCESSES: HashMap<u32, ProcessEntry> = HashMap::with_max_entries(1, 0);
+
+/// This CPU's walk. Interpreters' programs, reached by tail call, find it here.
+#[map]
+static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's walk.
+#[inline(always)]
+pub fn walk() -> Option<*mut Walk> {
+    WALKS.get_ptr_mut(0)
+}
 
 /// This CPU's slot.
 #[inline(always)]

@@ -5,23 +5,26 @@ use core::{arch::asm, ffi::c_void};
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{
-        bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_probe_read_user,
-        bpf_ringbuf_output, bpf_ringbuf_query,
+        bpf_get_current_comm, bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_probe_read_kernel,
+        bpf_probe_read_user, bpf_ringbuf_output, bpf_ringbuf_query,
     },
 };
 use sampler_abi::{
-    COMM_BYTES, Control, CpuCounters, FLAG_COMPAT, FLAG_KERNEL_STACK_CUT, FLAG_KERNEL_STACK_FAILED, FLAG_KERNEL_THREAD,
-    FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS, MAX_KERNEL_FRAMES, MAX_RECORD_BYTES, MAX_SNAPSHOT_BYTES,
-    SCRATCH_BYTES, SNAPSHOT_CHUNK_BYTES, SampleHead,
+    COMM_BYTES, CONTROL_TABLES, Control, CpuCounters, FLAG_CHECK, FLAG_COMPAT, FLAG_KERNEL_STACK_CUT,
+    FLAG_KERNEL_STACK_FAILED, FLAG_KERNEL_THREAD, FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS, FLAG_WALKED,
+    MAX_KERNEL_FRAMES, MAX_RECORD_BYTES, MAX_SNAPSHOT_BYTES, MAX_USER_FRAMES, SCRATCH_BYTES, SNAPSHOT_CHUNK_BYTES,
+    SampleHead,
 };
 
 use crate::{
     layout, maps, registers,
     task::{self, Task},
+    walking,
 };
 
 const HEAD_BYTES: u32 = size_of::<SampleHead>() as u32;
 const KERNEL_BYTES: u32 = MAX_KERNEL_FRAMES as u32 * 8;
+const USER_BYTES: u32 = MAX_USER_FRAMES as u32 * 8;
 const MAX_SNAPSHOT: u32 = MAX_SNAPSHOT_BYTES as u32;
 const CHUNK: u32 = SNAPSHOT_CHUNK_BYTES as u32;
 /// The first read ends at a page's end; then whole pages; then the rest.
@@ -52,11 +55,11 @@ fn opaque(mut value: u32) -> u32 {
 /// Fills the slot, sends it, and counts what came of it.
 ///
 /// # Safety
-/// `ctx` is the context of a perf_event program, `slot` this CPU's slot of `SCRATCH_BYTES`, `task` the running task,
-/// `control` and `counters` values of their maps, `counters` this CPU's own.
+/// `ctx` is the context of a perf_event program, `slot` this CPU's slot of `SCRATCH_BYTES`, `task` the running task, `wanted` the
+/// `CONTROL_*` as they were read, `control` and `counters` values of their maps, `counters` this CPU's own.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined; a struct of them would live on the small stack")]
-pub unsafe fn fill_and_send(
+pub unsafe fn fill_and_send<const TABLES: bool>(
     ctx: *mut c_void,
     slot: *mut u8,
     started: u64,
@@ -64,6 +67,7 @@ pub unsafe fn fill_and_send(
     task: Task,
     cgroup_id: u64,
     mode: Mode,
+    wanted: u32,
     control: *const Control,
     counters: *mut CpuCounters,
 ) {
@@ -77,6 +81,8 @@ pub unsafe fn fill_and_send(
         (*head).user_sp = 0;
         (*head).user_fp = 0;
         (*head).user_lr = 0;
+        (*head).mappings_serial = 0;
+        (*head).walk_end = 0;
         (*head).tgid = (pid_tgid >> 32) as u32;
         (*head).tid = pid_tgid as u32;
         (*head).cpu = bpf_get_smp_processor_id();
@@ -89,24 +95,71 @@ pub unsafe fn fill_and_send(
         };
         let kernel_bytes = if mode == Mode::User { 0 } else { kernel_stack(ctx, slot, &mut flags) };
 
-        let mut snapshot_bytes = 0u32;
+        let (mut user_bytes, mut snapshot_bytes) = (0u32, 0u32);
         if flags & FLAG_USER_REGS != 0 && flags & FLAG_COMPAT == 0 {
-            let wanted = (*control).snapshot_bytes;
-            let wanted = if wanted > MAX_SNAPSHOT { MAX_SNAPSHOT } else { wanted };
-            let before = bpf_ktime_get_ns();
-            snapshot_bytes = copy_stack(kernel_bytes, wanted);
-            (*counters).snapshot_ns += bpf_ktime_get_ns() - before;
-            if snapshot_bytes < wanted {
-                flags |= FLAG_SNAPSHOT_FAULT;
-            } else if wanted != 0 {
-                (*counters).snapshot_full += 1;
+            if TABLES && wanted & CONTROL_TABLES != 0 {
+                flags |= walking::user_half(ctx, head, flags, control, counters);
+                if flags & FLAG_WALKED != 0 {
+                    user_bytes = copy_frames(kernel_bytes);
+                }
+            }
+            if flags & FLAG_WALKED == 0 || flags & FLAG_CHECK != 0 {
+                snapshot_bytes = snapshot(kernel_bytes, user_bytes, &mut flags, control, counters);
             }
         }
         (*head).flags = flags;
         (*head).kernel_frames = kernel_bytes / 8;
+        (*head).user_frames = user_bytes / 8;
         (*head).snapshot_bytes = snapshot_bytes;
-        send(slot, HEAD_BYTES + kernel_bytes + snapshot_bytes, control, counters);
+        send(slot, HEAD_BYTES + kernel_bytes + user_bytes + snapshot_bytes, control, counters);
     }
+}
+
+/// Copies as much of the user stack as is asked for behind the frames; returns the bytes.
+///
+/// # Safety
+/// `control` and `counters` are values of their maps, `counters` this CPU's own.
+#[inline(always)]
+unsafe fn snapshot(
+    kernel_bytes: u32,
+    user_bytes: u32,
+    flags: &mut u32,
+    control: *const Control,
+    counters: *mut CpuCounters,
+) -> u32 {
+    // SAFETY: see the function's own contract.
+    unsafe {
+        let wanted = (*control).snapshot_bytes;
+        let wanted = if wanted > MAX_SNAPSHOT { MAX_SNAPSHOT } else { wanted };
+        let before = bpf_ktime_get_ns();
+        let copied = copy_stack(kernel_bytes + user_bytes, wanted);
+        (*counters).snapshot_ns += bpf_ktime_get_ns() - before;
+        if copied < wanted {
+            *flags |= FLAG_SNAPSHOT_FAULT;
+        } else if wanted != 0 {
+            (*counters).snapshot_full += 1;
+        }
+        copied
+    }
+}
+
+/// Puts the frames of this CPU's walk behind `kernel_bytes` of kernel frames; returns their bytes.
+///
+/// A function of its own that takes a number only, as [`copy_stack`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_frames(kernel_bytes: u32) -> u32 {
+    let (Some(slot), Some(walk)) = (maps::scratch(), maps::walk()) else { return 0 };
+    // SAFETY: this CPU's walk.
+    let (frames, from) = unsafe { ((*walk).frames, &raw const (*walk).addresses) };
+    // What the checks say is always so; they are for the verifier.
+    let (before, bytes) = (opaque(kernel_bytes), opaque(frames.wrapping_mul(8)));
+    if before > KERNEL_BYTES || bytes > USER_BYTES {
+        return 0;
+    }
+    // SAFETY: the slot has room for all of both; so many frames are in the walk.
+    let copied = unsafe { bpf_probe_read_kernel(slot.add((HEAD_BYTES + before) as usize).cast(), bytes, from.cast()) };
+    if copied == 0 { bytes } else { 0 }
 }
 
 /// Puts the kernel stack behind the head; returns its bytes, a multiple of 8 and at most `KERNEL_BYTES`.
@@ -129,14 +182,13 @@ unsafe fn kernel_stack(ctx: *mut c_void, slot: *mut u8, flags: &mut u32) -> u32 
     bytes
 }
 
-/// Copies the user stack from the head's `user_sp` upwards into this CPU's slot, behind `kernel_bytes` of kernel frames:
-/// first the rest of the page, then page by page, until `wanted` is reached or a page is not there. Returns the bytes, at
+/// Copies the user stack from the head's `user_sp` upwards into this CPU's slot, behind so many bytes of frames: first the rest of the page, then page by page, until `wanted` is reached or a page is not there. Returns the bytes, at
 /// most `wanted`.
 ///
 /// A function of its own that takes numbers only: the verifier goes through it once, not once for every way that leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn copy_stack(kernel_bytes: u32, wanted: u32) -> u32 {
+pub extern "C" fn copy_stack(frame_bytes: u32, wanted: u32) -> u32 {
     let Some(slot) = maps::scratch() else { return 0 };
     // SAFETY: the head is the first thing in this CPU's slot, which belongs to the running tick.
     let sp = unsafe { (*slot.cast::<SampleHead>()).user_sp };
@@ -151,8 +203,8 @@ pub extern "C" fn copy_stack(kernel_bytes: u32, wanted: u32) -> u32 {
             chunk = wanted - done;
         }
         // What the checks below say is always so; they are for the verifier, which cannot add that up itself.
-        let to = opaque(HEAD_BYTES + kernel_bytes + done);
-        if to > HEAD_BYTES + KERNEL_BYTES + MAX_SNAPSHOT {
+        let to = opaque(HEAD_BYTES + frame_bytes + done);
+        if to > HEAD_BYTES + KERNEL_BYTES + USER_BYTES + MAX_SNAPSHOT {
             break;
         }
         let chunk = opaque(chunk);
@@ -193,6 +245,6 @@ unsafe fn send(slot: *mut u8, bytes: u32, control: *const Control, counters: *mu
 }
 
 const _: () = assert!(
-    HEAD_BYTES + KERNEL_BYTES + MAX_SNAPSHOT + CHUNK <= SCRATCH_BYTES as u32
+    HEAD_BYTES + KERNEL_BYTES + USER_BYTES + MAX_SNAPSHOT + CHUNK <= SCRATCH_BYTES as u32
         && FLAG_USER_MODE & FLAG_KERNEL_THREAD == 0
 );

@@ -1,54 +1,37 @@
-//! The walk over tables: a first version, with a program of its own to try it.
+//! The walk over tables.
 //!
-//! **In**: [`SHARDS`] and [`PROCESSES`], which user space fills; the interrupted task. **Out**: [`WALKS`], this CPU's walk, and
-//! [`TRIALS`], what came of it.
+//! **In**: [`maps::PROCESSES`] and [`maps::SHARDS`], which user space fills; the interrupted task's registers and its own memory.
+//! **Out**: [`maps::walk`], this CPU's walk: its frames, and why it ended. **Limits**: `Control::max_user_frames`, and those of
+//! `unwind-table`; nothing that a table says makes the walk longer, or has it read another process's memory.
+//!
+//! The functions that are not inlined take numbers only, so that the verifier goes through each of them once and not for every way
+//! that leads there.
 
 use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::bpf_perf_event_data,
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user, bpf_ringbuf_output},
-    macros::{map, perf_event},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
-    programs::PerfEventContext,
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
 };
-use sampler_abi::SampleHead;
+use sampler_abi::{
+    Control, CpuCounters, FLAG_CHECK, FLAG_USER_MODE, FLAG_WALK_GUESSED, FLAG_WALK_SIGNAL, FLAG_WALKED,
+    MAX_USER_FRAMES, SampleHead,
+};
 use unwind_table::{
     End, FLAG_LEAF_REGISTERS, MAX_FRAMES, Memory, SHARD_BYTES, WINDOW_WORDS, Walk, X86_64, fill, find, rule, step,
 };
 
-use crate::{maps, record, registers, task};
-
-/// The tables. Mapped by user space.
-#[map]
-static SHARDS: Array<[u64; SHARD_BYTES as usize / 8]> = Array::with_max_entries(1, 1 << 10);
-
-/// Tgid to (place of its mappings, how many).
-#[map]
-static PROCESSES: HashMap<u32, [u32; 2]> = HashMap::with_max_entries(4096, 0);
-
-/// This CPU's walk.
-#[map]
-static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
-
-/// Samples, frames, nanoseconds, then how many stacks ended in each way.
-#[map]
-static TRIALS: PerCpuArray<[u64; 16]> = PerCpuArray::with_max_entries(1, 0);
-
-/// Whole walks, for who compares.
-#[map]
-static WALKED: RingBuf = RingBuf::with_byte_size(4096, 0);
-
-/// Frames at the most, and whether to hand walks over.
-#[map]
-static LIMIT: Array<[u32; 2]> = Array::with_max_entries(1, 0);
+use crate::{
+    layout, maps,
+    task::{self, Task},
+};
 
 /// Steps of one call of [`walk_run`].
 const RUN: u32 = 32;
 
-const SNAPSHOT: u32 = 64 << 10;
+const _: () = assert!(MAX_USER_FRAMES == MAX_FRAMES as usize);
 
+/// The tables, and the running task's memory.
 struct Kernel;
 
 impl Memory for Kernel {
@@ -56,7 +39,7 @@ impl Memory for Kernel {
 
     #[inline(always)]
     fn shard(&mut self, shard: u32) -> Option<*const u8> {
-        Some(SHARDS.get_ptr(shard)?.cast())
+        Some(maps::SHARDS.get_value_ptr_mut(shard, &0)?.cast_const().cast())
     }
 
     #[inline(always)]
@@ -141,7 +124,7 @@ fn used(mut number: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_fill(address: u64) -> u32 {
-    let Some(walk) = WALKS.get_ptr_mut(0) else { return 0 };
+    let Some(walk) = maps::walk() else { return 0 };
     // SAFETY: this CPU's own, and the tick's alone.
     u32::from(fill(unsafe { &mut *walk }, &mut Kernel, address))
 }
@@ -150,7 +133,7 @@ pub extern "C" fn walk_fill(address: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_find(address: u64) -> u32 {
-    let Some(walk) = WALKS.get_ptr_mut(0) else { return 0 };
+    let Some(walk) = maps::walk() else { return 0 };
     // SAFETY: this CPU's own, and the tick's alone.
     u32::from(find(unsafe { &mut *walk }, &mut Kernel, address))
 }
@@ -159,7 +142,7 @@ pub extern "C" fn walk_find(address: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_rule(address: u64) -> u32 {
-    let Some(walk) = WALKS.get_ptr_mut(0) else { return End::NO_SHARD.0 };
+    let Some(walk) = maps::walk() else { return End::NO_SHARD.0 };
     // SAFETY: this CPU's own, and the tick's alone.
     rule(unsafe { &mut *walk }, &mut Kernel, address).0
 }
@@ -169,7 +152,7 @@ pub extern "C" fn walk_rule(address: u64) -> u32 {
 #[inline(never)]
 pub extern "C" fn walk_step(unused: u32) -> u32 {
     used(unused);
-    let Some(walk) = WALKS.get_ptr_mut(0) else { return End::BAD_FRAME.0 };
+    let Some(walk) = maps::walk() else { return End::BAD_FRAME.0 };
     // SAFETY: this CPU's own, and the tick's alone.
     step::<X86_64, _>(unsafe { &mut *walk }, &mut Kernel).0
 }
@@ -206,64 +189,117 @@ unsafe fn leaf_registers(ctx: *mut c_void, walk: *mut Walk) {
     }
 }
 
-/// A tick that walks, and measures it.
-#[perf_event]
-pub fn walk_sample(ctx: PerfEventContext) -> u32 {
-    // SAFETY: helpers, and values of maps of this CPU.
-    unsafe {
-        let pid_tgid = bpf_get_current_pid_tgid();
-        let Some(process) = PROCESSES.get_ptr(&((pid_tgid >> 32) as u32)) else { return 0 };
-        let Some(walk) = WALKS.get_ptr_mut(0) else { return 0 };
-        let Some(trial) = TRIALS.get_ptr_mut(0) else { return 0 };
-        let Some(limit) = LIMIT.get_ptr(0) else { return 0 };
-        let Some(slot) = maps::scratch() else { return 0 };
-        let head = slot.cast::<SampleHead>();
-        (*head).user_pc = 0;
-        (*head).user_sp = 0;
-        (*head).user_fp = 0;
-        let flags = if registers::in_user_mode(ctx.as_ptr()) {
-            registers::interrupted(ctx.as_ptr(), head)
-        } else {
-            registers::saved(task::current(), head)
-        };
-        if flags & sampler_abi::FLAG_USER_REGS == 0 {
-            return 0;
-        }
-        let started = bpf_ktime_get_ns();
-        (*walk).begin(
-            [(*head).user_pc, (*head).user_sp, (*head).user_fp, 0],
-            (*process)[0],
-            (*process)[1],
-            (*limit)[0],
-        );
-        if flags & sampler_abi::FLAG_USER_MODE != 0 {
-            leaf_registers(ctx.as_ptr(), walk);
-        }
-        let mut end = 0;
-        for _ in 0..=MAX_FRAMES / RUN {
-            end = walk_run(0);
-            if end != 0 {
-                break;
-            }
-        }
-        let took = bpf_ktime_get_ns() - started;
-        (*trial)[0] += 1;
-        (*trial)[1] += u64::from((*walk).frames);
-        (*trial)[2] += took;
-        (*trial)[3 + (end & 7) as usize] += 1;
-        if (*limit)[1] != 0 {
-            (*walk).limit = end;
-            (*walk).pc = (*head).user_pc;
-            (*walk).sp = (*head).user_sp;
-            (*walk).fp = (*head).user_fp;
-            (*walk).lr = u64::from(pid_tgid as u32);
-            let ring = (&raw const WALKED).cast_mut().cast::<c_void>();
-            if bpf_ringbuf_output(ring, walk.cast(), size_of::<Walk>() as u64, 0) == 0 {
-                // What the oracle needs: the whole piece, whatever was copied.
-                record::copy_stack(0, SNAPSHOT);
-                bpf_ringbuf_output(ring, slot.cast(), size_of::<SampleHead>() as u64 + u64::from(SNAPSHOT), 0);
-            }
+/// All of this CPU's walk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_all(unused: u32) -> u32 {
+    used(unused);
+    for _ in 0..=MAX_FRAMES / RUN {
+        let end = walk_run(0);
+        if end != 0 {
+            return end;
         }
     }
-    0
+    End::TOO_MANY_FRAMES.0
+}
+
+/// Walks the user half whose registers are in the head, if its process is published. The flags that it returns say what came of it;
+/// without [`FLAG_WALKED`], a snapshot has to do.
+///
+/// # Safety
+/// `ctx` is the context of a perf_event program; the head is filled in but for its last fields, `flags` are its flags; `control` and
+/// `counters` are values of their maps, `counters` this CPU's own.
+#[inline(always)]
+pub unsafe fn user_half(
+    ctx: *mut c_void,
+    head: *mut SampleHead,
+    flags: u32,
+    control: *const Control,
+    counters: *mut CpuCounters,
+) -> u32 {
+    // SAFETY: see the function's own contract.
+    unsafe {
+        let Some(walk) = maps::walk() else { return 0 };
+        if !begin(head, walk, control) {
+            (*counters).bridged_unknown += 1;
+            return 0;
+        }
+        let before = bpf_ktime_get_ns();
+        if flags & FLAG_USER_MODE != 0 {
+            leaf_registers(ctx, walk);
+        }
+        let end = walk_all(0);
+        (*counters).walk_ns += bpf_ktime_get_ns() - before;
+        (*head).walk_end = end;
+        if end == End::PENDING.0 || end == End::NO_SHARD.0 {
+            (*counters).bridged_pending += 1;
+            return 0;
+        }
+        if end == End::BAD_FRAME.0 {
+            (*counters).bridged_bad_frame += 1;
+            return 0;
+        }
+        if end == End::UNKNOWN_PROCESS.0 {
+            (*counters).bridged_unknown += 1;
+            return 0;
+        }
+        let mut walked = FLAG_WALKED;
+        if (*walk).guesses != 0 {
+            walked |= FLAG_WALK_GUESSED;
+        }
+        if (*walk).signals != 0 {
+            walked |= FLAG_WALK_SIGNAL;
+        }
+        (*counters).walked += 1;
+        (*counters).walked_frames += u64::from((*walk).frames);
+        let every = (&raw const (*control).check_every).read_volatile();
+        if every != 0 && (*counters).walked % u64::from(every) == 0 {
+            (*counters).checks += 1;
+            walked |= FLAG_CHECK;
+        }
+        walked
+    }
+}
+
+/// Begins this CPU's walk where the head's process is published.
+///
+/// # Safety
+/// As [`user_half`].
+#[inline(always)]
+unsafe fn begin(head: *mut SampleHead, walk: *mut Walk, control: *const Control) -> bool {
+    // SAFETY: see the function's own contract; the entry stays memory of the map, whatever user space does to it.
+    unsafe {
+        let Some(entry) = maps::PROCESSES.get_ptr((*head).tgid) else { return false };
+        let start = &raw const (*entry).leader_start_mono_ns;
+        let serial = &raw const (*entry).serial;
+        let (start_before, serial_before) = (start.read_volatile(), serial.read_volatile());
+        // Place and number at once.
+        let mappings = (&raw const (*entry).mappings).cast::<u64>().read_volatile();
+        // Where user space removes or replaces the entry, its memory may become another's at any moment.
+        let whole = start.read_volatile() == start_before && serial.read_volatile() == serial_before;
+        if !whole || start_before == 0 || (*head).leader_start_mono_ns > start_before {
+            return false;
+        }
+        (*head).mappings_serial = serial_before;
+        let limit = (&raw const (*control).max_user_frames).read_volatile();
+        (*walk).begin(
+            [(*head).user_pc, (*head).user_sp, (*head).user_fp, (*head).user_lr],
+            mappings as u32,
+            (mappings >> 32) as u32,
+            limit,
+        );
+        true
+    }
+}
+
+/// Forgets the mappings of the program that ran before.
+///
+/// # Safety
+/// `task` is a living `task_struct`.
+#[inline(always)]
+pub unsafe fn executed(task: Task) {
+    // SAFETY: see the function's own contract.
+    let tgid = unsafe { task::read_u32(task, layout::task_tgid()) };
+    // An error means that it was not published.
+    let _ = maps::PROCESSES.remove(tgid);
 }

@@ -192,10 +192,12 @@ impl SamplerConfig {
                 flags,
                 snapshot_bytes: self.snapshot_bytes,
                 wakeup_bytes: self.ring_bytes / WAKEUP_SHARE,
+                ..Control::default()
             },
             tgids,
             own_tgids: vec![self_tgid],
             max_verdicts: if filters { MAX_VERDICTS } else { 0 },
+            max_shards: 0,
             ring_bytes: self.ring_bytes,
         }
     }

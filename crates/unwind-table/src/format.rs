@@ -1,7 +1,7 @@
 //! Places, anchors and mappings: integers that both sides read and write.
 
 /// Bytes of a shard: one value of one map.
-pub const SHARD_BYTES: u32 = 256 << 10;
+pub const SHARD_BYTES: u32 = 1 << 20;
 /// Shards that a [`Place`] can name.
 pub const SHARDS: u32 = 1 << SHARD_BITS;
 /// Everything in a shard starts at a multiple of this.
@@ -10,8 +10,8 @@ pub const PLACE_BYTES: u32 = 16;
 pub const BLOCK_BYTES: u64 = 1 << BLOCK_BITS;
 /// The same as a power of two.
 pub const BLOCK_BITS: u32 = 16;
-/// Blocks of one file: its anchors fit a shard. 4 GiB of code.
-pub const MAX_BLOCKS: u32 = SHARD_BYTES / 4;
+/// Blocks of one file: 4 GiB of code. Its anchors fit a shard.
+pub const MAX_BLOCKS: u32 = 64 << 10;
 /// The smallest page of a block is `1 << MIN_PAGE_BITS` bytes of code.
 pub const MIN_PAGE_BITS: u32 = 8;
 /// The largest is the whole block.
@@ -118,7 +118,9 @@ pub struct Mapping {
 }
 
 const _: () = assert!(size_of::<Mapping>() == MAPPING_BYTES as usize);
-const _: () = assert!(MAX_MAPPINGS * MAPPING_BYTES <= SHARD_BYTES && MAX_RULES * 8 <= SHARD_BYTES);
+const _: () = assert!(
+    MAX_MAPPINGS * MAPPING_BYTES <= SHARD_BYTES && MAX_RULES * 8 <= SHARD_BYTES && MAX_BLOCKS * 4 <= SHARD_BYTES
+);
 
 impl Mapping {
     /// The mapping as words of little-endian machines, which eBPF's are here.

@@ -62,13 +62,14 @@ fn look_around() -> Outcome {
 }
 
 pub(crate) fn load(flags: u32, tgids: Vec<u32>) -> Result<KernelSide, Box<dyn Error>> {
-    let control = Control { flags, snapshot_bytes: SNAPSHOT_BYTES, wakeup_bytes: RING_BYTES / 4 };
+    let control = Control { flags, snapshot_bytes: SNAPSHOT_BYTES, wakeup_bytes: RING_BYTES / 4, ..Control::default() };
     Ok(KernelSide::load(&KernelConfig {
         rate_hz: RATE_HZ,
         control,
         tgids,
         own_tgids: Vec::new(),
         max_verdicts: MAX_VERDICTS,
+        max_shards: 0,
         ring_bytes: RING_BYTES,
     })?)
 }

@@ -64,6 +64,13 @@ impl Counters {
                 snapshot_ns: sum.snapshot_ns + one.snapshot_ns,
                 snapshot_full: sum.snapshot_full + one.snapshot_full,
                 children_not_listed: sum.children_not_listed + one.children_not_listed,
+                walk_ns: sum.walk_ns + one.walk_ns,
+                walked: sum.walked + one.walked,
+                walked_frames: sum.walked_frames + one.walked_frames,
+                checks: sum.checks + one.checks,
+                bridged_unknown: sum.bridged_unknown + one.bridged_unknown,
+                bridged_pending: sum.bridged_pending + one.bridged_pending,
+                bridged_bad_frame: sum.bridged_bad_frame + one.bridged_bad_frame,
             }
         })
     }

@@ -81,6 +81,18 @@ pub enum KernelError {
     /// More processes of the profiler's own than the kernel side can leave out.
     #[error("{0} processes of the profiler's own: possible are at most {max}", max = sampler_abi::MAX_OWN_TGIDS)]
     TooManyOwn(usize),
+    /// More shards than the kernel side can hold, or none at all where it walks no tables.
+    #[error("{0} shards for tables: possible are at most {max}", max = unwind_table::SHARDS)]
+    MaxShards(u32),
+    /// As many shards as were asked for.
+    #[error("all {0} shards for tables are there already")]
+    ShardsFull(u32),
+    /// A shard could not be mapped into this process's memory to be written.
+    #[error("a shard of unwind tables cannot be written: {0}")]
+    Shard(#[source] io::Error),
+    /// The kernel side cannot forget a process's tables when it executes another program: it walks none then.
+    #[error("the kernel does not tell the program of executions: {}", chain(.0))]
+    Executions(#[source] ProgramError),
     /// The kernel side cannot list children at fork: user space has to.
     #[error("children cannot be followed in the kernel: {}", chain(.0))]
     Children(#[source] ProgramError),

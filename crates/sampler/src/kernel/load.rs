@@ -1,21 +1,22 @@
 //! Loads the embedded object: fits it to the running kernel, makes its maps, has its programs verified.
 //!
 //! **In**: the object that was built with this crate, the kernel's BTF, sizes. **Out**: the object's maps and programs.
-//! **Units**: bytes. **Limits**: the scratch map has a slot of `sampler_abi::SCRATCH_BYTES` for each possible CPU.
+//! **Units**: bytes. **Limits**: the scratch map has a slot of `sampler_abi::SCRATCH_BYTES` for each possible CPU. Where the kernel
+//! refuses the program that walks over tables, the one without them is loaded.
 
 use aya::{
     Ebpf, EbpfLoader,
     programs::{PerfEvent, ProgramError, ProgramType, RawTracePoint},
     sys::{BpfHelper, is_helper_supported},
 };
-use sampler_abi::{KernelLayout, MAX_KERNEL_FRAMES};
+use sampler_abi::{KernelLayout, MAX_KERNEL_FRAMES, MAX_PROCESSES};
 
 use super::{
     btf::{Btf, BtfError},
     cgroups::CgroupIds,
     cpus,
     error::{self, KernelError},
-    sys,
+    memory, sys,
 };
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -27,11 +28,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../sampler-bpf/sampler
 /// A task's kernel stack on x86-64, without KASAN.
 const THREAD_BYTES: u32 = 16 * 1024;
 
-/// The program of the timer.
-pub(super) const SAMPLE: &str = "sample";
+/// The program of the timer that walks over tables.
+const SAMPLE: &str = "sample";
+/// The same program without that.
+const SAMPLE_WITHOUT_TABLES: &str = "sample_without_tables";
+/// The program that forgets the tables of a process, and its tracepoint.
+const EXECUTED: (&str, &str) = ("process_executed", "sched_process_exec");
 /// The programs that follow children, and their tracepoints.
-pub(super) const FAMILY: [(&str, &str); 2] =
-    [("process_forked", "sched_process_fork"), ("process_freed", "sched_process_free")];
+const FAMILY: [(&str, &str); 2] = [("process_forked", "sched_process_fork"), ("process_freed", "sched_process_free")];
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -79,46 +83,91 @@ fn max_kernel_frames() -> u32 {
         .map_or(ours, |frames| frames.clamp(1, ours))
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Of the ring buffer.
+    pub(super) ring_bytes: u32,
+    /// Entries.
+    pub(super) max_verdicts: u32,
+    /// Entries; 0: no tables.
+    pub(super) max_shards: u32,
+}
+
 /// The object in the kernel.
 pub(super) struct Loaded {
     /// Its maps and programs.
     pub(super) ebpf: Ebpf,
     /// What the cgroup ids of its samples stand for.
     pub(super) cgroup_ids: CgroupIds,
+    /// The name of the timer's program.
+    pub(super) sample: &'static str,
+    /// Why it walks no tables although they were asked for.
+    pub(super) without_tables: Option<KernelError>,
+    /// What the kernel has allocated for the maps, in bytes.
+    pub(super) map_bytes: u64,
 }
 
-/// Loads object and maps, and has the timer's program verified.
-pub(super) fn load(ring_bytes: u32, max_verdicts: u32) -> Result<Loaded, KernelError> {
+/// Loads object and maps, and has the timer's program verified. Where the kernel does not take the one that walks over tables, it is
+/// the one without.
+pub(super) fn load(sizes: Sizes) -> Result<Loaded, KernelError> {
     sys::raise_memlock();
     let (layout, cgroup_ids) = kernel_layout()?;
     let layout = LayoutValue(layout);
     // A slot is found by the CPU's number.
     let slots = cpus::possible().map_err(KernelError::Cpus)?.last().map_or(1, |last| last + 1);
+    let tables = sizes.max_shards > 0;
     let mut loader = EbpfLoader::new();
     // The program has no relocations against the kernel's types.
     loader.btf(None);
     loader.override_global("LAYOUT", &layout, true);
     loader.map_max_entries("SCRATCH", slots);
-    loader.map_max_entries("RING", ring_bytes);
+    loader.map_max_entries("RING", sizes.ring_bytes);
     // A map must have one.
-    loader.map_max_entries("VERDICTS", max_verdicts.max(1));
+    loader.map_max_entries("VERDICTS", sizes.max_verdicts.max(1));
+    loader.map_max_entries("SHARDS", sizes.max_shards.max(1));
+    loader.map_max_entries("PROCESSES", if tables { MAX_PROCESSES } else { 1 });
     let loaded = loader.load(OBJECT).map_err(KernelError::from_load);
     drop(loader);
     sys::release_memory();
     let mut ebpf = loaded?;
+    let map_bytes = memory::of_all(&ebpf);
+    let walking = tables.then(|| load_walking(&mut ebpf));
+    let sample = if let Some(Ok(())) = walking {
+        SAMPLE
+    } else {
+        load_timers(&mut ebpf, SAMPLE_WITHOUT_TABLES)?;
+        SAMPLE_WITHOUT_TABLES
+    };
+    let without_tables = walking.and_then(Result::err);
+    Ok(Loaded { ebpf, cgroup_ids, sample, without_tables, map_bytes })
+}
+
+fn load_timers(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     let program: &mut PerfEvent =
-        ebpf.program_mut(SAMPLE).ok_or(KernelError::Missing(SAMPLE))?.try_into().map_err(KernelError::from_load)?;
-    program.load().map_err(KernelError::from_load)?;
-    Ok(Loaded { ebpf, cgroup_ids })
+        ebpf.program_mut(name).ok_or(KernelError::Missing(name))?.try_into().map_err(KernelError::from_load)?;
+    program.load().map_err(KernelError::from_load)
+}
+
+/// The program that walks, and before it the one that keeps tables from outliving their program.
+fn load_walking(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    attach(ebpf, EXECUTED, KernelError::Executions)?;
+    load_timers(ebpf, SAMPLE)
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    (name, tracepoint): (&'static str, &str),
+    error: fn(ProgramError) -> KernelError,
+) -> Result<(), KernelError> {
+    let program: &mut RawTracePoint =
+        ebpf.program_mut(name).ok_or(KernelError::Missing(name))?.try_into().map_err(error)?;
+    program.load().map_err(error)?;
+    program.attach(tracepoint).map_err(error)?;
+    Ok(())
 }
 
 /// Loads and attaches the programs that follow children.
 pub(super) fn follow_children(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for (name, tracepoint) in FAMILY {
-        let program: &mut RawTracePoint =
-            ebpf.program_mut(name).ok_or(KernelError::Missing(name))?.try_into().map_err(KernelError::Children)?;
-        program.load().map_err(KernelError::Children)?;
-        program.attach(tracepoint).map_err(KernelError::Children)?;
-    }
-    Ok(())
+    FAMILY.into_iter().try_for_each(|program| attach(ebpf, program, KernelError::Children))
 }

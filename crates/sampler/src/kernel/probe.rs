@@ -10,13 +10,14 @@ use super::{
     btf::Btf,
     cpus,
     error::{self, KernelError},
-    load, sys,
+    load::{self, Sizes},
+    sys,
 };
 
 /// The inode of the initial pid namespace: the same in every kernel (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-/// The ring that the trial loading asks for.
-const TRIAL_RING_BYTES: u32 = 64 * 1024;
+/// What the trial loading asks for.
+const TRIAL: Sizes = Sizes { ring_bytes: 64 * 1024, max_verdicts: 0, max_shards: 1 };
 /// The rate that the trial event asks for.
 const TRIAL_RATE_HZ: u32 = 19;
 
@@ -109,9 +110,15 @@ pub fn probe() -> KernelReport {
         Ok(false) => report.bad("BPF ring buffer", "not supported", "run kernel 5.10 or newer"),
         Err(_) => report.bad("BPF ring buffer", "not permitted", &error::refusal(error::Refused::Bpf)),
     }
-    match load::load(TRIAL_RING_BYTES, 0) {
+    match load::load(TRIAL) {
         Ok(loaded) => {
             report.good("eBPF program", "the kernel's verifier takes it");
+            match &loaded.without_tables {
+                None => report.good("unwind tables", "the kernel takes what they need"),
+                Some(error) => {
+                    report.limited("unwind tables", error, "none: stacks are unwound from snapshots, at a higher cost")
+                }
+            }
             match loaded.cgroup_ids.v1_controller() {
                 None => report.good("cgroup ids", "of version 2"),
                 Some(name) => report.good("cgroup ids", format!("of version 2 and of version 1's {name}")),

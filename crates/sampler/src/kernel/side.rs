@@ -10,6 +10,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use sampler_abi::{CONTROL_FOLLOW_CHILDREN, Control, MAX_VERDICTS};
+use unwind_table::SHARDS;
 
 use super::{
     MAX_RATE_HZ, MAX_RING_BYTES, MIN_RING_BYTES,
@@ -18,8 +19,9 @@ use super::{
     cpus,
     error::{KernelError, errno},
     events::{Events, HotplugReport},
-    load::{self, Loaded},
+    load::{self, Loaded, Sizes},
     record::RawSample,
+    tables::TablesHandle,
     verdicts::{self, OwnTgidsHandle, VerdictsHandle},
 };
 
@@ -36,6 +38,9 @@ pub struct KernelConfig {
     pub own_tgids: Vec<u32>,
     /// How many verdicts there may be, at most [`MAX_VERDICTS`]. That memory is taken at once: 0 where there will be none.
     pub max_verdicts: u32,
+    /// How many shards of unwind tables there may be, each of [`unwind_table::SHARD_BYTES`]; 0: no tables. Memory is taken for those
+    /// that are added ([`TablesHandle::add_shard`]), and 2 MB at once.
+    pub max_shards: u32,
     /// The size of the ring buffer; a power of two from [`MIN_RING_BYTES`] to [`MAX_RING_BYTES`].
     pub ring_bytes: u32,
 }
@@ -58,6 +63,11 @@ pub struct KernelSide {
     verdicts: VerdictsHandle,
     own_tgids: OwnTgidsHandle,
     cgroup_ids: CgroupIds,
+    /// The name of the timer's program.
+    sample: &'static str,
+    tables: Option<TablesHandle>,
+    without_tables: Option<KernelError>,
+    map_bytes: u64,
     follow_children: bool,
     /// What came of it, once it was tried.
     children: Option<Result<(), KernelError>>,
@@ -84,7 +94,18 @@ impl KernelSide {
         if config.max_verdicts > MAX_VERDICTS {
             return Err(KernelError::MaxVerdicts(config.max_verdicts));
         }
-        let Loaded { mut ebpf, cgroup_ids } = load::load(config.ring_bytes, config.max_verdicts)?;
+        if config.max_shards > SHARDS {
+            return Err(KernelError::MaxShards(config.max_shards));
+        }
+        let KernelConfig { ring_bytes, max_verdicts, max_shards, .. } = *config;
+        let Loaded { mut ebpf, cgroup_ids, sample, without_tables, map_bytes } =
+            load::load(Sizes { ring_bytes, max_verdicts, max_shards })?;
+        let tables = if max_shards > 0 && without_tables.is_none() {
+            let (outer, processes) = (take(&mut ebpf, "SHARDS")?, take(&mut ebpf, "PROCESSES")?);
+            Some(TablesHandle::new(outer, processes, max_shards, map_bytes))
+        } else {
+            None
+        };
         let counters: PerCpuArray<_, _> = take(&mut ebpf, "COUNTERS")?;
         let possible = cpus::possible().map_err(KernelError::Cpus)?;
         let mut side = Self {
@@ -96,6 +117,10 @@ impl KernelSide {
             verdicts: VerdictsHandle::new(take(&mut ebpf, "VERDICTS")?, config.max_verdicts as usize),
             own_tgids: OwnTgidsHandle::new(take(&mut ebpf, "OWN_TGIDS")?),
             cgroup_ids,
+            sample,
+            tables,
+            without_tables,
+            map_bytes,
             follow_children: false,
             children: None,
             ebpf,
@@ -118,7 +143,7 @@ impl KernelSide {
         if self.follow_children && self.children.is_none() {
             self.children = Some(load::follow_children(&mut self.ebpf));
         }
-        let program = program(&self.ebpf)?;
+        let program = program(&self.ebpf, self.sample)?;
         self.shared.events().attach_all(program)
     }
 
@@ -131,7 +156,7 @@ impl KernelSide {
 
     /// Looks for CPUs that came or went. To be called once a second.
     pub fn hotplug(&mut self) -> HotplugReport {
-        match program(&self.ebpf) {
+        match program(&self.ebpf, self.sample) {
             Ok(program) => self.shared.events().hotplug(program),
             Err(_) => HotplugReport::default(),
         }
@@ -182,6 +207,25 @@ impl KernelSide {
         self.own_tgids.clone()
     }
 
+    /// What fills the tables; once, and only where tables were asked for and the kernel takes what they need.
+    #[must_use]
+    pub fn take_tables(&mut self) -> Option<TablesHandle> {
+        self.tables.take()
+    }
+
+    /// Why there are no tables although they were asked for: all samples have snapshots then.
+    #[must_use]
+    pub fn tables_error(&self) -> Option<&KernelError> {
+        self.without_tables.as_ref()
+    }
+
+    /// What the kernel has allocated for the maps that are there from the start, in bytes, as it accounts for them. See
+    /// [`TablesHandle::kernel_bytes`] for all.
+    #[must_use]
+    pub fn kernel_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+
     /// What the cgroup ids of samples stand for.
     #[must_use]
     pub fn cgroup_ids(&self) -> CgroupIds {
@@ -230,7 +274,7 @@ impl KernelSide {
     /// How many instructions the verifier went through for the timer's program; none where the kernel does not tell (before 5.16).
     #[must_use]
     pub fn verified_instructions(&self) -> Option<u32> {
-        match self.ebpf.program(load::SAMPLE)? {
+        match self.ebpf.program(self.sample)? {
             aya::programs::Program::PerfEvent(program) => program.info().ok()?.verified_instruction_count(),
             _ => None,
         }
@@ -249,8 +293,8 @@ impl Drop for KernelSide {
     }
 }
 
-fn program(ebpf: &Ebpf) -> Result<BorrowedFd<'_>, KernelError> {
-    let program = ebpf.program(load::SAMPLE).ok_or(KernelError::Missing(load::SAMPLE))?;
+fn program<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, KernelError> {
+    let program = ebpf.program(name).ok_or(KernelError::Missing(name))?;
     Ok(program.fd().map_err(KernelError::from_load)?.as_fd())
 }
 

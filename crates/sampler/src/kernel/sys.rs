@@ -1,4 +1,5 @@
-//! The system calls that neither `aya` nor `nix` offers in the form needed: perf events of one CPU, and the clock.
+//! The system calls that neither `aya` nor `nix` offers in the form needed: perf events of one CPU, maps that are written as memory,
+//! and the clock.
 //!
 //! **In**: CPU numbers and rates. **Out**: descriptors, times. **Units**: nanoseconds. **Limits**: none of its own.
 
@@ -85,6 +86,33 @@ pub(super) fn enabled_ns(event: BorrowedFd<'_>) -> io::Result<u64> {
         Ok(_) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
         Err(_) => Err(io::Error::last_os_error()),
     }
+}
+
+/// Writes into the one value of a map that can be mapped, which has room for it. Only the pages that are written are mapped, and
+/// only for the time of the call.
+pub(super) fn write_mapped(map: BorrowedFd<'_>, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: a system call without effects.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
+    let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let inside = offset % page;
+    let length = inside.checked_add(bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    let start = libc::off_t::try_from(offset - inside).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping wherever the kernel likes; the descriptor is open. The kernel refuses what is beyond the value.
+    let mapped =
+        unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, map.as_raw_fd(), start) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `inside + bytes.len()` bytes were mapped, writable; nobody else in this process has that mapping. What the kernel's
+    // programs read at the same time is for them to bear.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), mapped.cast::<u8>().add(inside), bytes.len()) };
+    // SAFETY: the mapping from above, which nobody uses any more.
+    unsafe { libc::munmap(mapped, length) };
+    Ok(())
 }
 
 /// Asks for as much locked memory as we may have. Only kernels before 5.11 charge BPF maps to that limit; a refusal shows

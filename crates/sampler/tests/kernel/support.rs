@@ -31,10 +31,17 @@ pub(crate) fn turn() -> Option<MutexGuard<'static, ()>> {
 pub(crate) fn config(rate_hz: u32, flags: u32, tgids: &[u32]) -> KernelConfig {
     KernelConfig {
         rate_hz,
-        control: Control { flags, snapshot_bytes: sampler_abi::DEFAULT_SNAPSHOT_BYTES, wakeup_bytes: 1 << 18 },
+        control: Control {
+            flags,
+            snapshot_bytes: sampler_abi::DEFAULT_SNAPSHOT_BYTES,
+            wakeup_bytes: 1 << 18,
+            max_user_frames: sampler_abi::DEFAULT_USER_FRAMES,
+            check_every: 0,
+        },
         tgids: tgids.to_vec(),
         own_tgids: vec![std::process::id()],
         max_verdicts: 16,
+        max_shards: 0,
         ring_bytes: 1 << 23,
     }
 }
