@@ -23,7 +23,7 @@ pub use frame::{Frame, StackEnd};
 pub use ledger::{DropReason, Ledger, LedgerSnapshot, Stage};
 pub use merge::merge;
 pub use named::Profile;
-pub use object::{BuildId, ObjectId, ObjectInfo, Segment};
+pub use object::{BuildId, ObjectId, ObjectInfo, Segment, bias};
 pub use owner::{Container, Declared, Identity, Owner, Place, PodRef, ProcessKey, Qos, Runtime};
 pub use span::Span;
 pub use user::{MapEntry, SymbolName, UserFrame, UserRegisters, UserStack};

@@ -49,6 +49,18 @@ impl Segment {
     }
 }
 
+/// What is added to an ELF address of a file to get the address in a process that maps the file's byte `file_offset`, and what
+/// follows, from `start` to `end`. Wraps. None where the mapping holds nothing of an executable segment.
+#[must_use]
+pub fn bias(segments: &[Segment], start: u64, end: u64, file_offset: u64) -> Option<u64> {
+    let last = file_offset.saturating_add(end.checked_sub(start)?);
+    let within = |s: &&Segment| s.file_offset < last && file_offset < s.file_offset.saturating_add(s.file_bytes);
+    let found = |executable: bool| segments.iter().filter(|s| s.executable == executable).find(within);
+    // Mappings are of whole pages, segments are not: the mapping may start below its segment.
+    let segment = found(true).or_else(|| found(false))?;
+    Some(start.wrapping_sub(file_offset).wrapping_add(segment.file_offset).wrapping_sub(segment.elf_address))
+}
+
 /// A mapped file, as naming and encoding need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {

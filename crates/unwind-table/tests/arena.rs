@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use unwind_table::{
-    Arena, ArenaError, Builder, End, FileTable, Kind, LocalShards, MAX_MAPPINGS, Mapping, Place, Placed, Rule, Slot,
-    Snapshot, Walk, X86_64, step,
+    Arena, ArenaError, Builder, End, FileTable, Kind, LocalShards, MAX_MAPPINGS, Mapping, Place, Placed, Rule,
+    SHARD_BYTES, Slot, Snapshot, Walk, X86_64, step,
 };
 
+/// How many times larger a shard is than a quarter of a MiB: files grow with it, so that they fill it.
+const SCALE: u64 = SHARD_BYTES as u64 / (256 << 10);
 const STACK: u64 = 0x7fff_0000_0000;
 
 /// A file whose rows are told by its number; about 20 KB for each unit of size.
@@ -53,7 +56,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0u64..12, 0u64..100).prop_map(|(file, heat)| Event::Load(file, heat)),
         2 => (0u64..12).prop_map(Event::Acquire),
         2 => (0u64..12).prop_map(Event::Release),
-        2 => (0u64..400_000, 0u64..100).prop_map(|(bytes, heat)| Event::Room(bytes, heat)),
+        2 => (0u64..400_000 * SCALE, 0u64..100).prop_map(|(bytes, heat)| Event::Room(bytes, heat)),
         2 => Just(Event::Collect),
     ]
 }
@@ -62,8 +65,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_order_of_events(events in proptest::collection::vec(event(), 1..60)) {
-        let size = |number: u64| number % 4 + 1;
-        let tables: BTreeMap<u64, FileTable> = (0..12).map(|number| (number, file(number, size(number)))).collect();
+        let size = |number: u64| (number % 4 + 1) * SCALE;
+        static TABLES: OnceLock<BTreeMap<u64, FileTable>> = OnceLock::new();
+        let tables = TABLES.get_or_init(|| (0..12).map(|number| (number, file(number, size(number)))).collect());
         let (mut shards, mut arena) = (LocalShards::new(), Arena::new(2));
         let mut model: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
         let mut stamp = 1;
@@ -123,22 +127,22 @@ proptest! {
         let stats = arena.stats();
         prop_assert_eq!(stats.free_bytes, stats.total_bytes);
         prop_assert_eq!(stats.retired_bytes, 0);
-        prop_assert_eq!(stats.total_bytes, 2 * 256 * 1024 - 16);
+        prop_assert_eq!(stats.total_bytes, 2 * u64::from(SHARD_BYTES) - 16);
     }
 }
 
 #[test]
 fn what_was_evicted_stays_until_no_walk_reads_it() {
     let (mut shards, mut arena) = (LocalShards::new(), Arena::new(1));
-    let table = file(1, 6);
+    let table = file(1, 6 * SCALE);
     let placed = arena.load(1, &table, 5, &mut shards).unwrap();
-    let mapping = placed.mapping(0x10_0000, 0x20_0000, 0x10_0000);
+    let mapping = placed.mapping(0x10_0000, 0x80_0000, 0x10_0000);
     let mappings = arena.place_mappings(&[mapping], &mut shards).unwrap();
     let before = frame(&shards, mappings, 0x10_1000);
-    assert_eq!(arena.make_room(arena.stats().total_bytes / 2, 0, 10), [1]);
+    assert_eq!(arena.make_room(arena.stats().total_bytes / 4 * 3, 0, 10), [1]);
     // Loading takes other room, or none.
     for number in 2..20 {
-        let _ = arena.load(number, &file(number, 2), 9, &mut shards);
+        let _ = arena.load(number, &file(number, 2 * SCALE), 9, &mut shards);
     }
     assert_eq!(frame(&shards, mappings, 0x10_1000), before);
     assert!(arena.stats().refused > 0);
@@ -146,7 +150,7 @@ fn what_was_evicted_stays_until_no_walk_reads_it() {
     assert!(arena.stats().retired_bytes > 0, "the stamp itself is not before it");
     arena.collect(11);
     assert_eq!(arena.stats().retired_bytes, 0);
-    assert!(arena.load(30, &file(30, 2), 9, &mut shards).is_ok());
+    assert!(arena.load(30, &file(30, 2 * SCALE), 9, &mut shards).is_ok());
 }
 
 #[test]
@@ -167,4 +171,30 @@ fn a_process_with_too_many_mappings_is_refused() {
             assert_eq!(end, if code { End::GOING_ON } else { End::NO_TABLE }, "{i} {inside:#x}");
         }
     }
+}
+
+#[test]
+fn shards_are_added_as_they_are_needed() {
+    let (mut shards, mut arena) = (LocalShards::new(), Arena::new(0));
+    let table = file(1, 8 * SCALE);
+    assert!(matches!(arena.load(1, &table, 0, &mut shards), Err(ArenaError::NoRoom { .. })));
+    assert!(!arena.fits(table.bytes() as u64));
+    let mut number = 0;
+    while arena.shards() < 3 {
+        assert!(arena.add_shard());
+        assert!(arena.fits(table.bytes() as u64), "a new shard is free");
+        while arena.load(number, &file(number, 8 * SCALE), 0, &mut shards).is_ok() {
+            number += 1;
+        }
+    }
+    assert!(number > 3);
+    assert_eq!(arena.stats().total_bytes, 3 * u64::from(SHARD_BYTES) - 16);
+    for loaded in 0..number {
+        assert!(arena.placed(loaded).is_some());
+        arena.evict(loaded, 1);
+    }
+    arena.collect(2);
+    assert_eq!(arena.stats().free_bytes, arena.stats().total_bytes);
+    let placed = arena.load(7, &file(7, 8 * SCALE), 0, &mut shards).unwrap();
+    readable(&mut shards, &mut arena, 7, 8 * SCALE, placed);
 }

@@ -29,7 +29,7 @@ mod roots;
 mod unwinder;
 mod walk;
 
-pub use compile::{Compiled, Unsupported, bias, compile};
+pub use compile::{Compiled, Unsupported, compile};
 pub use error::UnwindError;
 pub use extract::{Limits, extract};
 pub use unwinder::{MAX_FRAMES, MAX_OBJECTS, Unwinder};

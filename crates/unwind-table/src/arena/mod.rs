@@ -5,11 +5,12 @@
 //! [`Arena::collect`]: walks that began before the mappings were rewritten may still read it.
 //!
 //! How the caller works with it: `load` what a process maps, `acquire` once for each process, `place_mappings`, publish
-//! the place; when the process ends `release` and `free_mappings`. When `load` has no room: `make_room`, rewrite the
-//! mappings of what was evicted (their files are pending again), and after every walk that was under way is over, `collect`.
+//! the place; when the process ends `release` and `free_mappings`. When `load` has no room: `add_shard` as long as more may be
+//! had, then `make_room`, rewrite the mappings of what was evicted (their files are pending again), and after every walk that
+//! was under way is over, `collect`.
 //!
 //! **In**: tables, mappings, how hot a file is. **Out**: places. **Units**: bytes; heat is the caller's, more is hotter.
-//! **Limits**: the shards it was made with; what does not fit is refused, and stays pending.
+//! **Limits**: the shards it was given; what does not fit is refused, and stays pending.
 
 mod space;
 
@@ -118,7 +119,7 @@ struct File {
     heat: u64,
 }
 
-/// Places tables of files and mappings of processes in a given number of shards.
+/// Places tables of files and mappings of processes in shards.
 #[derive(Debug)]
 pub struct Arena {
     space: Space,
@@ -133,7 +134,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// All of it free. `shards` is the budget: each has [`SHARD_BYTES`].
+    /// All of it free. Each shard has [`SHARD_BYTES`]; more may come ([`Arena::add_shard`]).
     #[must_use]
     pub fn new(shards: u32) -> Self {
         Self {
@@ -145,6 +146,18 @@ impl Arena {
             evicted: 0,
             refused: 0,
         }
+    }
+
+    /// One more shard, whose number is the number of shards before; it is there already for those who walk. False where no
+    /// place could name it.
+    pub fn add_shard(&mut self) -> bool {
+        self.space.add_shard()
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.space.shards()
     }
 
     /// Where a file's table is, if it is here.
@@ -263,12 +276,23 @@ impl Arena {
         }
     }
 
+    /// Whether a table of so many bytes most likely finds room.
+    #[must_use]
+    pub fn fits(&self, bytes: u64) -> bool {
+        self.space.free() >= wanted(bytes)
+    }
+
+    /// Whether it does after the next [`Arena::collect`].
+    #[must_use]
+    pub fn will_fit(&self, bytes: u64) -> bool {
+        self.space.free() + self.retired_units >= wanted(bytes)
+    }
+
     /// Evicts files until so many bytes are free or will be after the next [`Arena::collect`]: first those that nobody uses,
     /// then those that are colder than `heat`; the coldest first. Returns which: mappings that name them must be
     /// rewritten before the next [`Arena::collect`]. Nothing is evicted where all of that would not suffice.
     pub fn make_room(&mut self, bytes: u64, heat: u64, stamp: u64) -> Vec<u64> {
-        // Holes cost something: what is asked for is seldom found in one piece.
-        let wanted = (bytes + bytes / 8) / u64::from(PLACE_BYTES) + 64;
+        let wanted = wanted(bytes);
         let mut room = self.space.free() + self.retired_units;
         let mut candidates: Vec<_> = self
             .files
@@ -360,6 +384,11 @@ impl Arena {
             refused: self.refused,
         }
     }
+}
+
+/// The units that must be free for so many bytes. Holes cost something: what is asked for is seldom found in one piece.
+fn wanted(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 8) / u64::from(PLACE_BYTES) + 64
 }
 
 fn size(extents: &[Extent]) -> u64 {

@@ -38,19 +38,33 @@ pub(super) struct Space {
     by_size: BTreeSet<(u32, u32)>,
     free: u64,
     total: u64,
+    shards: u32,
 }
 
 impl Space {
-    /// So many shards, all free but for the unit that would be nowhere.
+    /// So many shards, all free.
     pub(super) fn new(shards: u32) -> Self {
-        let shards = shards.min(SHARDS);
-        let mut space = Self { by_start: BTreeMap::new(), by_size: BTreeSet::new(), free: 0, total: 0 };
-        for shard in 0..shards {
-            let nowhere = u32::from(shard == 0);
-            space.insert(Extent { start: shard * SHARD_UNITS + nowhere, units: SHARD_UNITS - nowhere });
-        }
-        space.total = space.free;
+        let mut space = Self { by_start: BTreeMap::new(), by_size: BTreeSet::new(), free: 0, total: 0, shards: 0 };
+        while space.shards < shards && space.add_shard() {}
         space
+    }
+
+    /// One more shard, all free but for the unit that would be nowhere. False where no place could name it.
+    pub(super) fn add_shard(&mut self) -> bool {
+        if self.shards >= SHARDS {
+            return false;
+        }
+        let nowhere = u32::from(self.shards == 0);
+        let extent = Extent { start: self.shards * SHARD_UNITS + nowhere, units: SHARD_UNITS - nowhere };
+        self.insert(extent);
+        self.total += u64::from(extent.units);
+        self.shards += 1;
+        true
+    }
+
+    /// How many shards there are.
+    pub(super) fn shards(&self) -> u32 {
+        self.shards
     }
 
     /// Free units.

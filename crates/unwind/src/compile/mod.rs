@@ -17,7 +17,6 @@ mod tests;
 
 use std::ops::Range;
 
-use profile::Segment;
 use unwind_table::{Builder, BuilderStats, FileTable, Rule};
 
 use crate::UnwindError;
@@ -131,18 +130,6 @@ fn compile_blob<M: Numbers>(blob: &Blob, debug: Option<&Blob>, restorer_bytes: u
     compiler.cover::<M>(&mut layers, offset(base)..offset(end));
     let (table, stats) = compiler.builder.finish();
     Compiled { table, stats, functions, unsupported: compiler.unsupported }
-}
-
-/// What is added to an ELF address of a file to get the address in a process that maps the file's byte `file_offset`, and what
-/// follows, from `start` to `end`. Wraps. None where the mapping holds nothing of an executable segment.
-#[must_use]
-pub fn bias(segments: &[Segment], start: u64, end: u64, file_offset: u64) -> Option<u64> {
-    let last = file_offset.saturating_add(end.checked_sub(start)?);
-    let within = |s: &&Segment| s.file_offset < last && file_offset < s.file_offset.saturating_add(s.file_bytes);
-    let found = |executable: bool| segments.iter().filter(|s| s.executable == executable).find(within);
-    // Mappings are of whole pages, segments are not: the mapping may start below its segment.
-    let segment = found(true).or_else(|| found(false))?;
-    Some(start.wrapping_sub(file_offset).wrapping_add(segment.file_offset).wrapping_sub(segment.elf_address))
 }
 
 struct Compiler {

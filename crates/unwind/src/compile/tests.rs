@@ -4,6 +4,7 @@ use gimli::write::{
     CallFrameInstruction, CommonInformationEntry, EhFrame, EndianVec, Expression, FrameDescriptionEntry, FrameTable,
 };
 use gimli::{AArch64, Encoding, Format, LittleEndian, Register, X86_64 as X86};
+use profile::Segment;
 use proptest::prelude::*;
 use unwind_table::{Aarch64, Arena, End, Kind as Row, LocalShards, Slot, Snapshot, Walk, X86_64, step};
 

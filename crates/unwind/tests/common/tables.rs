@@ -27,7 +27,7 @@ impl Tables {
         }
         let mapping = |map: &MapEntry| {
             let elf = map.object.and_then(|object| {
-                let bias = unwind::bias(&process.segments[&object], map.start, map.end, map.file_offset)?;
+                let bias = profile::bias(&process.segments[&object], map.start, map.end, map.file_offset)?;
                 Some(placed[&object].mapping(map.start, map.end, bias))
             });
             elf.unwrap_or_else(|| Mapping::without_table(map.start, map.end))
