@@ -17,10 +17,13 @@ pub mod paths;
 pub mod pprof;
 pub mod process;
 pub mod pyroscope;
+pub mod roots;
 pub mod scrape;
 pub mod sink;
 pub mod stacks;
+pub mod stock;
 pub mod truth;
+pub mod walks;
 
 /// Says a figure that a test measured, for whoever reads the log.
 #[expect(clippy::print_stdout, reason = "the tests' figures are for people; the test runner shows standard output")]

@@ -7,7 +7,9 @@ use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfil
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::profiles::v1development::{Profile, ProfilesData, ProfilesDictionary, Sample};
 
-use crate::stacks::{Row, Stacks};
+use crate::pprof::is_kernel;
+use crate::roots::Roots;
+use crate::stacks::{MARKER, Row, Stacks};
 
 /// One profile of one resource.
 #[derive(Clone, Debug)]
@@ -102,36 +104,51 @@ fn stacks(dictionary: &ProfilesDictionary, resource: &BTreeMap<String, String>, 
     let service = text("service.name").map(|s| s.trim_start_matches("unknown_service:").to_owned());
     let process = text("process.executable.name").or(service).unwrap_or_default();
     let pid = text("process.pid").and_then(|p| p.parse().ok());
-    let row = |sample: &Sample| {
+    let mut roots = Roots::default();
+    let mut row = |sample: &Sample| {
         let count: i64 = sample.values.iter().sum();
         let times = sample.timestamps_unix_nano.len() as u64;
+        let frames = frames(dictionary, sample.stack_index)?;
+        let is_user = |f: &Frame<'_>| !is_kernel(f.file) && !f.name.starts_with(MARKER);
         Ok(Row {
             process: process.clone(),
             pid,
             comm: None,
             labels: resource.clone(),
-            kernel: false,
-            frames: frames(dictionary, sample.stack_index)?,
+            kernel: frames.first().is_some_and(|f| is_kernel(f.file)),
+            user: frames.iter().any(is_user),
+            root: frames.last().is_some_and(|f| roots.begins(f.file, f.address, f.name)),
+            frames: frames.iter().map(|f| f.name.to_owned()).collect(),
             count: if sample.values.is_empty() { times } else { u64::try_from(count)? },
         })
     };
-    let rows = profile.samples.iter().map(row).collect::<Result<_>>()?;
+    let rows = profile.samples.iter().map(&mut row).collect::<Result<_>>()?;
     let from = profile.time_unix_nano;
     Ok(Stacks { from_unix_ns: from, to_unix_ns: from + profile.duration_nano, rows })
 }
 
-fn frames(dictionary: &ProfilesDictionary, stack: i32) -> Result<Vec<String>> {
+/// A frame, as far as it is looked at here.
+struct Frame<'a> {
+    name: &'a str,
+    file: &'a str,
+    address: u64,
+}
+
+fn frames(dictionary: &ProfilesDictionary, stack: i32) -> Result<Vec<Frame<'_>>> {
     let index = |i: i32| usize::try_from(i).unwrap_or(usize::MAX);
     let stack = dictionary.stack_table.get(index(stack)).with_context(|| format!("no stack {stack}"))?;
-    let mut names = Vec::with_capacity(stack.location_indices.len());
+    let mut frames = Vec::with_capacity(stack.location_indices.len());
     for &location in &stack.location_indices {
         let location =
             dictionary.location_table.get(index(location)).with_context(|| format!("no location {location}"))?;
+        let mapping = dictionary.mapping_table.get(index(location.mapping_index));
+        let file = mapping.map_or(Ok(""), |m| string(dictionary, m.filename_strindex))?;
         for line in &location.lines {
             let function = dictionary.function_table.get(index(line.function_index));
             let function = function.with_context(|| format!("no function {}", line.function_index))?;
-            names.push(string(dictionary, function.name_strindex)?.to_owned());
+            let name = string(dictionary, function.name_strindex)?;
+            frames.push(Frame { name, file, address: location.address });
         }
     }
-    Ok(names)
+    Ok(frames)
 }

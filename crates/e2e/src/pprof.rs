@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context as _, Result, ensure};
-use pprof_proto::{Label, Profile};
+use pprof_proto::{Label, Location, Profile};
 
-use crate::stacks::{Row, Stacks};
+use crate::roots::Roots;
+use crate::stacks::{MARKER, Row, Stacks};
 
 /// The largest file that a test reads, unpacked.
 const MAX_BYTES: usize = 512 << 20;
@@ -46,9 +47,12 @@ pub fn file_of(profile: &Profile, location: u64) -> &str {
     mapping.map_or("", |m| text(profile, m.filename))
 }
 
+/// Names in brackets that are of user space.
+const USER: &[&str] = &["[vdso]", "[anon]", "[unknown]", "[heap]", "[stack]", "[vsyscall]"];
+
 /// Whether a mapping's name is the kernel's: `[kernel]`, or a module's name in brackets.
-fn is_kernel(name: &str) -> bool {
-    name.starts_with('[') && name != "[vdso]"
+pub(crate) fn is_kernel(name: &str) -> bool {
+    name.starts_with('[') && !USER.iter().any(|user| name.starts_with(user))
 }
 
 /// The stacks of a profile whose first value is samples/count.
@@ -72,6 +76,15 @@ pub fn stacks(profile: &Profile) -> Result<Stacks> {
         let mappings: HashSet<u64> = mappings.map(|m| m.id).collect();
         profile.location.iter().filter(|l| mappings.contains(&l.mapping_id)).map(|l| l.id).collect()
     };
+    let is_marker = |names: &Vec<String>| names.iter().any(|n| n.starts_with(MARKER));
+    let markers: HashSet<u64> = locations.iter().filter(|(_, n)| is_marker(n)).map(|(&id, _)| id).collect();
+    let files: HashMap<u64, &str> = profile.mapping.iter().map(|m| (m.id, text(profile, m.filename))).collect();
+    let mut known = Roots::default();
+    let mut begins = |l: &Location| {
+        let name = l.line.last().and_then(|line| functions.get(&line.function_id)).copied().unwrap_or("");
+        known.begins(files.get(&l.mapping_id).copied().unwrap_or(""), l.address, name)
+    };
+    let roots: HashSet<u64> = profile.location.iter().filter(|l| begins(l)).map(|l| l.id).collect();
     let mut rows = Vec::with_capacity(profile.sample.len());
     for sample in &profile.sample {
         let word = |key: &str| label(profile, &sample.label, key).map(|l| text(profile, l.str).to_owned());
@@ -82,6 +95,8 @@ pub fn stacks(profile: &Profile) -> Result<Stacks> {
             comm: word("comm"),
             labels: words(profile, &sample.label),
             kernel: sample.location_id.first().is_some_and(|l| kernel.contains(l)),
+            user: sample.location_id.iter().any(|l| !kernel.contains(l) && !markers.contains(l)),
+            root: sample.location_id.last().is_some_and(|l| roots.contains(l)),
             frames,
             count: sample.value.first().copied().unwrap_or(0).try_into()?,
         });

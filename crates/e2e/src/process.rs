@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// Waits until `ready` gives something.
@@ -47,6 +47,7 @@ pub struct Start {
     name: String,
     command: Command,
     log: PathBuf,
+    group: bool,
 }
 
 impl Start {
@@ -54,7 +55,7 @@ impl Start {
     pub fn new(name: &str, program: impl AsRef<OsStr>, folder: &Path) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).current_dir(folder);
-        Self { name: name.to_owned(), command, log: folder.join(format!("{name}.log")) }
+        Self { name: name.to_owned(), command, log: folder.join(format!("{name}.log")), group: false }
     }
 
     /// Adds words.
@@ -83,6 +84,14 @@ impl Start {
         self
     }
 
+    /// In a group of its own: when it is dropped, whatever it started in that group is stopped with it.
+    #[must_use]
+    pub fn group(mut self) -> Self {
+        self.command.process_group(0);
+        self.group = true;
+        self
+    }
+
     /// Starts it. It dies with the thread that started it.
     ///
     /// # Errors
@@ -99,7 +108,7 @@ impl Start {
             });
         }
         let child = self.command.spawn().with_context(|| format!("{} cannot be started", self.name))?;
-        Ok(Running { name: self.name, child, log: self.log, out, status: None })
+        Ok(Running { name: self.name, child, log: self.log, out, status: None, group: self.group })
     }
 }
 
@@ -110,6 +119,7 @@ pub struct Running {
     log: PathBuf,
     out: PathBuf,
     status: Option<ExitStatus>,
+    group: bool,
 }
 
 impl Running {
@@ -185,6 +195,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.group
+            && self.status.is_none()
+            && let Ok(group) = i32::try_from(self.pid())
+        {
+            // Not waited for yet: the number is still its own.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
         if matches!(self.ended(), Ok(None)) {
             let _ = self.signal(Signal::SIGTERM);
             if self.wait(Duration::from_secs(3)).is_err() {

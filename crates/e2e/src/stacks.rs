@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// How the name of a frame begins that says why a stack was cut.
+pub const MARKER: &str = "[cut: ";
+
 /// One stack of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
@@ -15,6 +18,10 @@ pub struct Row {
     pub labels: BTreeMap<String, String>,
     /// The innermost frame is the kernel's, where the sink tells frames apart.
     pub kernel: bool,
+    /// There are frames of user space, where the sink tells frames apart.
+    pub user: bool,
+    /// The outermost frame is where programs and threads begin, where the sink tells (see [`crate::roots`]).
+    pub root: bool,
     /// Names of functions, leaf first.
     pub frames: Vec<String>,
     /// Samples.
@@ -42,7 +49,7 @@ impl Row {
     /// Why the stack was cut, if it was: the text of its marker frame.
     #[must_use]
     pub fn cut(&self) -> Option<&str> {
-        self.frames.last()?.strip_prefix("[cut: ")?.strip_suffix(']')
+        self.frames.last()?.strip_prefix(MARKER)?.strip_suffix(']')
     }
 }
 
@@ -81,6 +88,23 @@ impl Stacks {
     #[must_use]
     pub fn count(&self, says: impl Fn(&Row) -> bool) -> u64 {
         self.rows.iter().filter(|r| says(r)).map(|r| r.count).sum()
+    }
+
+    /// Samples by how their stack ends: `root`; the reason of the cut; that there is nothing of user space; or the outermost frame,
+    /// where that is none that a stack begins in.
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<String, u64> {
+        let mut ends = BTreeMap::new();
+        for row in &self.rows {
+            let end = match row.cut() {
+                Some(reason) => reason.to_owned(),
+                None if !row.user => "no user half".to_owned(),
+                None if row.root => "root".to_owned(),
+                None => format!("false root: {}", row.frames.last().map_or("", |f| f)),
+            };
+            *ends.entry(end).or_default() += row.count;
+        }
+        ends
     }
 
     /// Percent of samples with `name`, of those with `name` or `other`.
