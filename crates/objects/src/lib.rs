@@ -18,6 +18,7 @@ mod config;
 mod counters;
 mod held;
 mod identity;
+mod mapped;
 mod naming;
 mod needed;
 mod objects;

@@ -12,12 +12,12 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::ptr;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::io::{Errno, pread};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use serde::{Deserialize, Serialize};
+
+use crate::mapped::MappedTable;
 
 /// The largest memfd with tables.
 pub(crate) const MAX_TABLE_BYTES: u64 = 192 << 20;
@@ -240,49 +240,14 @@ impl Tables {
         Ok(Self { file, layout })
     }
 
-    /// The table for unwinding, copied.
-    pub(crate) fn unwind(&self) -> Result<Vec<u8>, TablesError> {
-        let range = &self.layout.unwind;
-        let bytes = usize::try_from(range.end - range.start).map_err(|_| TablesError::Malformed("size"))?;
-        let mut unwind = vec![0; bytes];
-        self.file.read_exact_at(&mut unwind, range.start)?;
-        Ok(unwind)
+    /// The table for unwinding, mapped: only what is looked at costs memory.
+    pub(crate) fn unwind(&self) -> Result<MappedTable, TablesError> {
+        Ok(MappedTable::new(self.file.as_fd(), self.layout.unwind.clone())?)
     }
 
-    /// The table for naming, mapped: only what is looked at costs memory.
-    pub(crate) fn symbols(&self) -> Result<SymbolMap, TablesError> {
-        let word = |value: u64| usize::try_from(value).map_err(|_| TablesError::Malformed("size"));
-        let range = word(self.layout.symbols.start)?..word(self.layout.symbols.end)?;
-        let length = range.end;
-        // SAFETY: a new mapping at an address of the kernel's choice takes nothing from anyone.
-        let start = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, MapFlags::SHARED, &self.file, 0) }?;
-        Ok(SymbolMap { start, length, range })
-    }
-}
-
-/// A mapped table for naming.
-#[derive(Debug)]
-pub(crate) struct SymbolMap {
-    start: *mut std::ffi::c_void,
-    length: usize,
-    range: Range<usize>,
-}
-
-impl SymbolMap {
-    /// The table's bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `start..start + length` is our mapping until drop; the memfd is sealed (checked in `Tables::open`),
-        // so nobody can write to it or shrink it, and it is `length` bytes long.
-        let all = unsafe { std::slice::from_raw_parts(self.start.cast::<u8>(), self.length) };
-        all.get(self.range.clone()).unwrap_or_default()
-    }
-}
-
-impl Drop for SymbolMap {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; slices of it borrow `self` and are gone.
-        let unmapped = unsafe { munmap(self.start, self.length) };
-        debug_assert!(unmapped.is_ok());
+    /// The table for naming, mapped.
+    pub(crate) fn symbols(&self) -> Result<MappedTable, TablesError> {
+        Ok(MappedTable::new(self.file.as_fd(), self.layout.symbols.clone())?)
     }
 }
 
@@ -335,8 +300,8 @@ mod tests {
         let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes).unwrap();
         assert_eq!(stored.walk().unwrap().unwrap(), b"walk");
         let tables = Tables::open(memfd).unwrap();
-        assert_eq!(tables.unwind().unwrap(), b"unwind");
-        assert_eq!(tables.symbols().unwrap().bytes(), b"symbols");
+        assert_eq!(*tables.unwind().unwrap(), *b"unwind");
+        assert_eq!(*tables.symbols().unwrap(), *b"symbols");
     }
 
     #[test]
@@ -388,10 +353,10 @@ mod tests {
             let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes(a, b, c)).unwrap();
             prop_assert_eq!(stored.walk().unwrap().unwrap_or_default(), walk);
             let tables = Tables::open(memfd).unwrap();
-            prop_assert_eq!(tables.unwind().unwrap(), unwind);
+            prop_assert_eq!(&*tables.unwind().unwrap(), &unwind[..]);
             let map = tables.symbols().unwrap();
-            prop_assert_eq!(map.bytes(), &symbols[..]);
-            prop_assert_eq!(map.bytes().as_ptr().align_offset(16), 0);
+            prop_assert_eq!(&*map, &symbols[..]);
+            prop_assert_eq!(map.as_ptr().align_offset(16), 0);
         }
 
         #[test]
@@ -403,7 +368,7 @@ mod tests {
             }
             if let Ok(tables) = Tables::open(sealed_copy("test", &bytes).unwrap()) {
                 prop_assert_eq!(tables.unwind().unwrap().len(), usize::from(sizes[0]));
-                prop_assert_eq!(tables.symbols().unwrap().bytes().len(), usize::from(sizes[1]));
+                prop_assert_eq!(tables.symbols().unwrap().len(), usize::from(sizes[1]));
             }
         }
     }

@@ -5,6 +5,7 @@ use object::read::ReadCache;
 use profile::{MapEntry, ObjectId, StackEnd, SymbolName, UserFrame, UserRegisters};
 
 use crate::file::BoundedFile;
+pub use crate::mapped::MappedTable;
 
 /// A target file in the worker, read piece by piece, never mapped: a file truncated while mapped is SIGBUS.
 /// It is an [`object::ReadRef`].
@@ -32,11 +33,12 @@ pub trait Tools {
     /// A short reason.
     fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String>;
 
-    /// Makes an object's unwind bytes known under its number.
+    /// Makes an object's unwind bytes known under its number. They are mapped: looking at all of them would cost as much
+    /// memory as they are large.
     ///
     /// # Errors
     /// A short reason: the bytes are not what [`Tools::extract_unwind`] gives.
-    fn load_unwind(&mut self, object: ObjectId, bytes: Vec<u8>) -> Result<(), String>;
+    fn load_unwind(&mut self, object: ObjectId, bytes: MappedTable) -> Result<(), String>;
 
     /// Forgets an object.
     fn forget(&mut self, object: ObjectId);

@@ -1,6 +1,6 @@
 //! The worker process's tools: plain delegation to the rooms that know how.
 
-use objects::tools::{FileRef, Tools};
+use objects::tools::{FileRef, MappedTable, Tools};
 use profile::{MapEntry, ObjectId, StackEnd, SymbolName, UserFrame, UserRegisters};
 
 /// `unwind` and `symbolizer` behind one door.
@@ -22,7 +22,7 @@ impl Tools for Workshop {
         symbolizer::table::extract(file, &symbolizer::table::Limits::default()).map_err(|e| e.to_string())
     }
 
-    fn load_unwind(&mut self, object: ObjectId, bytes: Vec<u8>) -> Result<(), String> {
+    fn load_unwind(&mut self, object: ObjectId, bytes: MappedTable) -> Result<(), String> {
         self.unwinder.load(object, bytes).map_err(|e| e.to_string())
     }
 

@@ -82,11 +82,17 @@ impl Unwinder {
         }
     }
 
-    /// Makes an object known by what [`crate::extract`] gave for it; replaces what was known under that number.
+    /// Makes an object known by what [`crate::extract`] gave for it; replaces what was known under that number. The
+    /// bytes are not copied, and few of them are looked at before they are needed: they may be mapped memory. They must
+    /// not change.
     ///
     /// # Errors
     /// The bytes are not what [`crate::extract`] gives, or [`MAX_OBJECTS`] are known.
-    pub fn load(&mut self, object: ObjectId, bytes: Vec<u8>) -> Result<(), UnwindError> {
+    pub fn load(
+        &mut self,
+        object: ObjectId,
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+    ) -> Result<(), UnwindError> {
         let blob = Blob::parse(bytes)?;
         self.forget(object);
         let found = self.objects.len();

@@ -75,12 +75,3 @@ fn read(
     extracted.sizes = sizes;
     Ok(Some(memfd))
 }
-
-/// Gives freed memory back to the system: a large file leaves much of it, and the next may be far away.
-pub(super) fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no arguments that could be wrong; the process has one thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}

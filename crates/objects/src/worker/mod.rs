@@ -11,10 +11,10 @@
 
 mod extract;
 mod landlock;
+mod memory;
 mod sandbox;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 
@@ -26,7 +26,7 @@ use crate::protocol::{
     MAX_BATCH_BYTES, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, Reply, Request, SampleMeta, VERSION, cut,
 };
 use crate::secret::Secret;
-use crate::tables::{SymbolMap, Tables};
+use crate::tables::Tables;
 use crate::tools::Tools;
 use crate::wire::{Channel, Forever, MAX_META_BYTES, WireError};
 
@@ -49,9 +49,10 @@ pub enum WorkerError {
 /// There is no socket, or it failed.
 pub fn serve(tools: impl Tools) -> Result<(), WorkerError> {
     let socket = take_socket()?;
+    memory::keep_little();
     let sandbox = sandbox::enter();
     let channel = Channel::new(socket);
-    let mut server = Server { tools, symbols: HashMap::new(), frames: Vec::new() };
+    let mut server = Server { tools, loaded: memory::Loaded::default(), frames: Vec::new() };
     let result = channel
         .send(&Reply::Hello { version: VERSION, sandbox }, &[], None, &mut Forever)
         .and_then(|()| server.run(&channel));
@@ -73,20 +74,21 @@ fn take_socket() -> Result<OwnedFd, WorkerError> {
 
 struct Server<T> {
     tools: T,
-    symbols: HashMap<ObjectId, SymbolMap>,
+    loaded: memory::Loaded,
     frames: Vec<profile::UserFrame>,
 }
 
 impl<T: Tools> Server<T> {
     fn run(&mut self, channel: &Channel) -> Result<(), WireError> {
         loop {
+            self.loaded.settle();
             let message = channel.receive::<Request<'static>>(MAX_META_BYTES, MAX_BATCH_BYTES, &mut Forever)?;
             let reply = match (message.meta, message.descriptor) {
                 (Request::Extract, Some(file)) => {
                     let (extracted, memfd) = extract::extract(&self.tools, file);
                     let memfd = memfd.as_ref().map(AsFd::as_fd);
                     channel.send(&Reply::Extracted(extracted), &[], memfd, &mut Forever)?;
-                    extract::give_memory_back();
+                    memory::give_back();
                     continue;
                 }
                 (Request::Load { object, unwind, symbols }, Some(memfd)) => {
@@ -94,7 +96,7 @@ impl<T: Tools> Server<T> {
                 }
                 (Request::Forget { object }, None) => {
                     self.tools.forget(object);
-                    self.symbols.remove(&object);
+                    self.loaded.forget(object);
                     Reply::Loaded(Ok(()))
                 }
                 (Request::Unwind { stacks_per_reply, processes, samples }, None) => {
@@ -111,11 +113,12 @@ impl<T: Tools> Server<T> {
     fn load(&mut self, object: ObjectId, memfd: OwnedFd, unwind: bool, symbols: bool) -> Result<(), String> {
         let tables = Tables::open(memfd).map_err(|error| error.to_string())?;
         if symbols {
-            self.symbols.insert(object, tables.symbols().map_err(|error| error.to_string())?);
+            self.loaded.keep_symbols(object, tables.symbols().map_err(|error| error.to_string())?);
         }
         if unwind {
-            let bytes = tables.unwind().map_err(|error| error.to_string())?;
-            self.tools.load_unwind(object, bytes)?;
+            let table = tables.unwind().map_err(|error| error.to_string())?;
+            self.tools.load_unwind(object, table.clone())?;
+            self.loaded.keep_unwind(object, table);
         }
         Ok(())
     }
@@ -163,7 +166,7 @@ impl<T: Tools> Server<T> {
     }
 
     fn names(&self, object: ObjectId, addresses: &[u64]) -> Vec<Option<SymbolName>> {
-        let symbols = self.symbols.get(&object).map(SymbolMap::bytes).unwrap_or_default();
+        let symbols = self.loaded.symbols(object);
         addresses
             .iter()
             .map(|&address| {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Command;
 use std::sync::Arc;
 
-use objects::tools::{FileRef, Tools};
+use objects::tools::{FileRef, MappedTable, Tools};
 use objects::{MappedFile, Objects, UnwindRequest, UserSample};
 use profile::{ElfAddress, FileOffset, MapEntry, ObjectId, ObjectInfo, StackEnd, SymbolName, UserFrame, UserRegisters};
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ impl Tools for RealTools {
         symbolizer::table::extract(file, &symbolizer::table::Limits::default()).map_err(|error| error.to_string())
     }
 
-    fn load_unwind(&mut self, object: ObjectId, bytes: Vec<u8>) -> Result<(), String> {
+    fn load_unwind(&mut self, object: ObjectId, bytes: MappedTable) -> Result<(), String> {
         self.unwinder.load(object, bytes).map_err(|error| error.to_string())
     }
 

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use object::ReadRef as _;
-use objects::tools::{FileRef, Tools};
+use objects::tools::{FileRef, MappedTable, Tools};
 use profile::{MapEntry, ObjectId, StackEnd, SymbolName, UserFrame, UserRegisters};
 
 /// Bytes at a file's end that hold its command, padded with spaces.
@@ -14,7 +14,7 @@ pub(crate) const COMMAND_BYTES: u64 = 64;
 
 #[derive(Default)]
 pub(crate) struct TestTools {
-    loaded: HashMap<ObjectId, Vec<u8>>,
+    loaded: HashMap<ObjectId, MappedTable>,
 }
 
 /// The command at a file's end; files without one have none.
@@ -94,8 +94,8 @@ impl Tools for TestTools {
         }
     }
 
-    fn load_unwind(&mut self, object: ObjectId, bytes: Vec<u8>) -> Result<(), String> {
-        match bytes.as_slice() {
+    fn load_unwind(&mut self, object: ObjectId, bytes: MappedTable) -> Result<(), String> {
+        match &*bytes {
             b"die-load" => std::process::abort(),
             b"refuse-load" => Err("as asked".into()),
             _ => {
@@ -127,7 +127,7 @@ impl Tools for TestTools {
             match map.object {
                 Some(object) => {
                     frames.push(UserFrame::Object { object, address: pc - map.start + map.file_offset });
-                    match self.loaded.get(&object).map(Vec::as_slice) {
+                    match self.loaded.get(&object).map(|table| &**table) {
                         None => end = StackEnd::NoTable,
                         Some(b"die-unwind") => std::process::abort(),
                         Some(_) => {}
