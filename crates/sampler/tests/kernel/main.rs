@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
+mod deep;
 mod support;
+mod tables;
 mod verdicts;
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sampler::kernel::{Counters, KernelError, KernelSide};
+use sampler::kernel::{Counters, KernelConfig, KernelError, KernelSide};
 use sampler_abi::{
     CONTROL_FOLLOW_CHILDREN, CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_PAUSED,
     FLAG_KERNEL_THREAD, FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS,
@@ -318,9 +320,13 @@ fn what_is_impossible_is_refused_before_anything_runs() {
 #[test]
 fn the_verifier_is_soon_done() {
     let Some(_turn) = turn() else { return };
-    let side = KernelSide::load(&config(19, 0, &[])).unwrap();
-    let instructions = side.verified_instructions();
-    assert!(instructions.is_none_or(|count| (500..10_000).contains(&count)), "{instructions:?}");
+    for (max_shards, expected) in [(0, 500..10_000), (1, 5_000..60_000)] {
+        let side = KernelSide::load(&KernelConfig { max_shards, ..config(19, 0, &[]) }).unwrap();
+        assert!(side.tables_error().is_none(), "{:?}", side.tables_error());
+        let instructions = side.verified_instructions();
+        println!("{max_shards} shards: {instructions:?}");
+        assert!(instructions.is_none_or(|count| expected.contains(&count)), "{instructions:?}");
+    }
 }
 
 #[test]

@@ -96,8 +96,13 @@ pub(crate) struct Process(Child);
 
 impl Process {
     pub(crate) fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::start_with(program, arguments, &[])
+    }
+
+    pub(crate) fn start_with(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let child = Command::new(program)
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -145,6 +150,8 @@ impl Drop for Process {
 pub(crate) struct Mapping {
     pub(crate) range: Range<u64>,
     pub(crate) executable: bool,
+    /// In the file.
+    pub(crate) offset: u64,
     pub(crate) name: String,
 }
 
@@ -156,7 +163,13 @@ pub(crate) fn mappings(tgid: u32) -> Vec<Mapping> {
             let (start, end) = words.next().unwrap().split_once('-').unwrap();
             let hex = |text| u64::from_str_radix(text, 16).unwrap();
             let executable = words.next().unwrap().contains('x');
-            Mapping { range: hex(start)..hex(end), executable, name: words.nth(3).unwrap_or_default().to_owned() }
+            let offset = hex(words.next().unwrap());
+            Mapping {
+                range: hex(start)..hex(end),
+                executable,
+                offset,
+                name: words.nth(2).unwrap_or_default().to_owned(),
+            }
         })
         .collect()
 }
