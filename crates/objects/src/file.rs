@@ -9,9 +9,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 
 use object::read::ReadCacheOps;
+use rustix::fs::{FileType, fstat};
 
 /// The largest file that is read at all. Browsers with debug information reach 4 GiB.
 pub const MAX_FILE_BYTES: u64 = 16 << 30;
@@ -51,16 +52,18 @@ pub struct BoundedFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
-    modified: (i64, i64),
+    modified: (i64, u64),
 }
 
 impl Stamp {
     fn of(file: &File) -> Result<Self, FileError> {
-        let meta = file.metadata()?;
-        if !meta.file_type().is_file() {
+        // Not by the standard library: its call tells of other files too, so the worker may not make it.
+        let stat = fstat(file).map_err(io::Error::from)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(FileError::NotRegular);
         }
-        Ok(Self { bytes: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
+        let bytes = u64::try_from(stat.st_size).map_err(io::Error::other)?;
+        Ok(Self { bytes, modified: (stat.st_mtime, stat.st_mtime_nsec) })
     }
 }
 

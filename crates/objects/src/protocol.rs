@@ -157,6 +157,8 @@ pub struct SandboxReport {
     pub dies_with_agent: bool,
     /// Its memory cannot be read by others, nor dumped.
     pub not_dumpable: bool,
+    /// Any system call that it does not need ends it (seccomp).
+    pub system_calls: bool,
 }
 
 impl SandboxReport {
@@ -172,6 +174,7 @@ impl SandboxReport {
             (self.limits, "limits"),
             (self.dies_with_agent, "dies_with_agent"),
             (self.not_dumpable, "not_dumpable"),
+            (self.system_calls, "system_calls"),
         ]
         .into_iter()
         .filter_map(|(stands, name)| (!stands).then_some(name))

@@ -13,6 +13,7 @@ mod extract;
 mod landlock;
 mod memory;
 mod sandbox;
+mod seccomp;
 
 use std::borrow::Cow;
 use std::io;

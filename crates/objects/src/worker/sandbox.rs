@@ -16,7 +16,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
 };
 
-use super::landlock;
+use super::{landlock, seccomp};
 use crate::protocol::SandboxReport;
 use crate::tables::MAX_TABLE_BYTES;
 
@@ -61,6 +61,8 @@ pub(super) fn enter() -> SandboxReport {
     let not_dumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok();
     // If the agent ended before this call, its end of the socket is closed: the first read ends the worker.
     let dies_with_agent = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
+    // The last: most of the above are calls that it forbids.
+    let system_calls = no_new_privileges && seccomp::forbid_other_calls();
     SandboxReport {
         no_capabilities,
         no_new_privileges,
@@ -70,6 +72,7 @@ pub(super) fn enter() -> SandboxReport {
         limits,
         dies_with_agent,
         not_dumpable,
+        system_calls,
     }
 }
 
