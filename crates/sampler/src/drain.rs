@@ -130,7 +130,7 @@ impl Drainer {
         let (mut read, mut refused) = (0, 0);
         let count = self.kernel.drain(|raw: RawSample<'_>| {
             read += 1;
-            let sample = shared.pool.fill(raw.head, raw.kernel_frames(), raw.stack);
+            let sample = shared.pool.fill(raw.head, raw.kernel_frames(), raw.user_frames(), raw.stack);
             if shared.inbox.admit(sample.cost_bytes()) {
                 batch.samples.push(sample);
             } else {

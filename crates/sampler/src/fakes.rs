@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use objects::{MappedFile, UnwindRequest};
-use profile::{BuildId, ObjectId, ObjectInfo, Place, StackEnd, UserFrame, UserStack};
+use profile::{BuildId, ObjectId, ObjectInfo, Place, Segment, StackEnd, UserFrame, UserStack};
 
 use crate::place::{PlaceSource, place_of_path};
 use crate::proc_scan::{ProcSource, ScannedProcess};
@@ -35,7 +35,8 @@ impl FakeObjects {
 impl ObjectSource for FakeObjects {
     fn known(&self, file: &MappedFile) -> Option<Arc<ObjectInfo>> {
         let path = String::from_utf8_lossy(&file.path);
-        self.opened.borrow().iter().find(|o| *o.path == *path).cloned()
+        // Asking for one that cannot be read again shows in the list.
+        self.opened.borrow().iter().find(|o| o.readable && *o.path == *path).cloned()
     }
 
     fn object(&self, file: &MappedFile, _: u32, _: Range<u64>) -> Arc<ObjectInfo> {
@@ -44,7 +45,7 @@ impl ObjectSource for FakeObjects {
                 id: ObjectId(self.opened.borrow().len() as u64 + 1),
                 path: String::from_utf8_lossy(&file.path).into(),
                 build_id: BuildId::default(),
-                segments: Vec::new(),
+                segments: vec![Segment { elf_address: 0, file_offset: 0, file_bytes: 1 << 40, executable: true }],
                 readable: !self.unreadable,
             });
             self.opened.borrow_mut().push(Arc::clone(&info));

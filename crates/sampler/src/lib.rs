@@ -13,6 +13,9 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod aggregate;
+#[cfg(test)]
+mod allocations;
+mod checks;
 mod clock;
 mod comm;
 mod config;
@@ -40,6 +43,7 @@ mod stats;
 mod targets;
 mod unwinding;
 mod verdicts;
+mod walked;
 
 pub use config::{Check, SamplerConfig, Target, UnwindConfig};
 pub use error::SamplerError;

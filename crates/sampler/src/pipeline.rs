@@ -6,17 +6,21 @@
 //! **In**: [`Batch`]es and the time. **Out**: closed [`Window`]s. **Units**: monotonic nanoseconds. **Limits**: /proc is
 //! read again at most [`unsettled::REREADS_PER_SECOND`] times a second for single processes, and wholly for a twentieth of the time.
 
+mod house;
 mod unsettled;
+mod walked;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use profile::{DropReason, Frame, Ledger, StackEnd, Window};
-use rustc_hash::FxHashSet;
-use sampler_abi::{FLAG_COMPAT, FLAG_KERNEL_THREAD, FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS};
+use sampler_abi::{
+    FLAG_COMPAT, FLAG_KERNEL_THREAD, FLAG_SNAPSHOT_FAULT, FLAG_USER_MODE, FLAG_USER_REGS, FLAG_WALKED, SampleHead,
+};
+use unwind_table::End;
 
 use crate::aggregate::{Aggregator, AggregatorConfig};
+use crate::checks::Checks;
 use crate::clock::Now;
 use crate::comm::Comm;
 use crate::declared::{Environment, Environments};
@@ -26,7 +30,7 @@ use crate::merge::{Merge, Merged, SETTLE_NS};
 use crate::own::OwnProcesses;
 use crate::place::Places;
 use crate::proc_scan::{ProcSource, ScannedProcess};
-use crate::process::{MapSet, ProcessTable, Sighting};
+use crate::process::{ProcessTable, Sighting};
 use crate::resolve::Resolver;
 use crate::sample::{Pool, Sample};
 use crate::sideband::{Kind, Record};
@@ -34,6 +38,7 @@ use crate::source::ObjectSource;
 use crate::stats::Counted;
 use crate::unwinding::{UserHalf, Waiting, WaitingList, build_stack, unwind};
 use crate::verdicts::Verdicts;
+use crate::walked::Walks;
 use unsettled::{Unsettled, is_due};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -68,6 +73,8 @@ pub(crate) struct Parts<O, P> {
     pub(crate) verdicts: Verdicts,
     pub(crate) own: OwnProcesses,
     pub(crate) per_thread: bool,
+    /// User frames of a stack at the most, whoever unwound it.
+    pub(crate) max_user_frames: usize,
 }
 
 /// The state of it all.
@@ -84,6 +91,9 @@ pub(crate) struct Pipeline<O, P> {
     table: ProcessTable,
     resolver: Resolver<O>,
     waiting: WaitingList,
+    walks: Walks,
+    checks: Checks,
+    max_user_frames: usize,
     aggregator: Aggregator,
     /// Of the sample at hand; kept for its memory.
     frames: Vec<Frame>,
@@ -93,7 +103,7 @@ pub(crate) struct Pipeline<O, P> {
 impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// With what /proc said at start. Windows begin at `start`.
     pub(crate) fn new(parts: Parts<O, P>, windows: AggregatorConfig, start: Now) -> Self {
-        let Parts { shared, objects, proc, places, environments, verdicts, own, per_thread } = parts;
+        let Parts { shared, objects, proc, places, environments, verdicts, own, per_thread, max_user_frames } = parts;
         Self {
             shared,
             proc,
@@ -105,6 +115,9 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             table: ProcessTable::default(),
             resolver: Resolver::new(objects, per_thread),
             waiting: WaitingList::default(),
+            walks: Walks::default(),
+            checks: Checks::default(),
+            max_user_frames,
             aggregator: Aggregator::new(windows, start),
             frames: Vec::new(),
             unsettled: Unsettled::new(start.mono_ns + SECOND_NS),
@@ -146,7 +159,9 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         self.keep_house();
         let windows = self.aggregator.advance(settled, now);
         for _ in &windows {
+            self.walks.turn(&mut self.resolver);
             self.resolver.turn();
+            self.shared.pool.turn();
             self.verdicts.turn();
         }
         self.publish();
@@ -197,8 +212,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         };
         // The task has given its memory back already, or got new memory and has not been there yet.
         let has_no_memory = !flag(FLAG_USER_MODE)
-            && flag(FLAG_SNAPSHOT_FAULT)
-            && head.snapshot_bytes == 0
+            && reads_nothing(&head)
             && (!process.is_running() || process.is_executing(head.time_mono_ns) || merge.is_about_to_exit(head.tid));
         let is_unmapped =
             has_registers && !has_no_memory && !flag(FLAG_COMPAT) && process.maps.find(head.user_pc).is_none();
@@ -238,11 +252,13 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         } else if !process.maps_known && process.maps.list().is_empty() {
             self.shared.counted.unknown_process_samples.fetch_add(1, Ordering::Relaxed);
             UserHalf::Ended(StackEnd::UnknownProcess)
+        } else if flag(FLAG_WALKED) {
+            return self.walked(sample, sighting, &owner);
         } else {
             UserHalf::Snapshot(self.resolver.mappings(process, &head, &sample.snapshot))
         };
         let maps = Some(Arc::clone(&process.maps));
-        self.wait(Waiting { sample, owner, maps, user });
+        self.wait(Waiting { sample, owner, maps, user, check: None });
     }
 
     /// For a sample of a kernel thread, or of a process that does not even fit into the table.
@@ -255,7 +271,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             return self.filtered(sample);
         }
         let owner = self.resolver.owner(&sample.head, None, place);
-        self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end) });
+        self.wait(Waiting { sample, owner, maps: None, user: UserHalf::Ended(end), check: None });
     }
 
     /// For a sample that is not wanted.
@@ -287,7 +303,12 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         // The worker may have been replaced over these.
         self.follow_worker();
         for (waiting, answer) in all.iter().zip(answers) {
-            let end = build_stack(waiting, answer, |object| self.resolver.info(object), &mut self.frames);
+            let info = |object| self.resolver.info(object);
+            let end = build_stack(waiting, answer, self.max_user_frames, info, &mut self.frames);
+            if let Some(check) = &waiting.check {
+                self.compared(waiting, check, end);
+                continue;
+            }
             let time = waiting.sample.head.time_mono_ns;
             self.aggregator.insert(time, &waiting.owner, &self.frames, |object| self.resolver.info(object));
             self.shared.ledger.ended(end, 1);
@@ -300,87 +321,14 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     fn follow_worker(&mut self) {
         self.own.follow(self.resolver.objects().worker_tgid());
     }
+}
 
-    /// A caller's address may lie in a mapping that no record told of: reads the mappings once more. True where they
-    /// are others now, and the sample has them.
-    fn look_again(&mut self, waiting: &mut Waiting) -> bool {
-        let head = waiting.sample.head;
-        let sighting = Sighting {
-            time_mono_ns: head.time_mono_ns,
-            tgid: head.tgid,
-            leader_start_mono_ns: head.leader_start_mono_ns,
-            comm: Comm::from_bytes(&head.comm),
-        };
-        let serial = |maps: &Arc<MapSet>| maps.serial();
-        let Some(process) = self.table.sighted(sighting) else { return false };
-        if waiting.maps.as_ref().map(serial) != Some(process.maps.serial())
-            || !process.is_running()
-            || !is_due(process.reread_mono_ns, self.unsettled.now_mono_ns, RETRY_INTERVAL_NS)
-            || !self.unsettled.may_reread()
-        {
-            return false;
-        }
-        process.reread_mono_ns = Some(self.unsettled.now_mono_ns);
-        if !self.reread(head.tgid) {
-            return false;
-        }
-        let Some(process) = self.table.sighted(sighting) else { return false };
-        waiting.user = UserHalf::Snapshot(self.resolver.mappings(process, &head, &waiting.sample.snapshot));
-        waiting.maps = Some(Arc::clone(&process.maps));
-        true
+/// Whether nothing of the task's stack was to be had.
+fn reads_nothing(head: &SampleHead) -> bool {
+    if head.flags & FLAG_WALKED != 0 {
+        return head.walk_end == End::UNREADABLE.0 && head.user_frames <= 1;
     }
-
-    /// Reads one process again; true where its mappings changed.
-    fn reread(&mut self, tgid: u32) -> bool {
-        self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
-        let Some(mut scanned) = self.proc.process(tgid) else { return false };
-        if let Some((id, place)) = scanned.place.take() {
-            self.places.learned(id, place, tgid);
-        }
-        self.table.reread(&scanned)
-    }
-
-    /// What is due now and then: all of /proc after a loss, and a look for processes whose end was lost.
-    fn keep_house(&mut self) {
-        let now = self.unsettled.now_mono_ns;
-        self.verdicts.keep_house(now, |cgroup| self.proc.cgroup_exists(cgroup));
-        if self.unsettled.lost && now >= self.unsettled.next_rescan_mono_ns {
-            self.unsettled.lost = false;
-            self.shared.counted.proc_rereads.fetch_add(1, Ordering::Relaxed);
-            let began = Instant::now();
-            let all = self.proc.all();
-            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let tgids: FxHashSet<u32> = all.iter().map(|p| p.tgid).collect();
-            self.table.only_these_run(&tgids, now);
-            self.scanned(now, all);
-            self.unsettled.next_rescan_mono_ns = now + RESCAN_INTERVAL_NS.max(took.saturating_mul(RESCAN_SHARE));
-        }
-        if now >= self.unsettled.next_check_mono_ns {
-            self.unsettled.next_check_mono_ns = now + SECOND_NS;
-            for tgid in self.table.next_to_check(CHECKED_PER_SECOND) {
-                if !self.proc.exists(tgid) {
-                    self.table.gone(tgid, now);
-                }
-            }
-        }
-    }
-
-    fn publish(&self) {
-        let counted = &self.shared.counted;
-        let table = self.table.stats();
-        counted.processes.store(table.processes, Ordering::Relaxed);
-        counted.table_refusals.store(table.refused_processes + table.refused_mappings, Ordering::Relaxed);
-        counted.early_records.store(self.merge.early(), Ordering::Relaxed);
-        counted.window_entries.store(self.aggregator.entries(), Ordering::Relaxed);
-        counted.deferred_files.store(self.resolver.deferred(), Ordering::Relaxed);
-        counted.late_samples.store(self.aggregator.late(), Ordering::Relaxed);
-        let environments = self.environments.as_ref().map_or(0, Environments::readings);
-        counted.place_readings.store(self.places.readings() + environments, Ordering::Relaxed);
-        counted.places.store(self.places.len() as u64, Ordering::Relaxed);
-        counted.verdicts.store(self.verdicts.held(), Ordering::Relaxed);
-        counted.verdicts_refused.store(self.verdicts.refused(), Ordering::Relaxed);
-        counted.proc_errors.store(self.proc.errors(), Ordering::Relaxed);
-    }
+    head.flags & FLAG_SNAPSHOT_FAULT != 0 && head.snapshot_bytes == 0
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profile::{MapEntry, ObjectId, ObjectInfo, Owner, Place, ProcessKey};
+use profile::{FileOffset, Frame, MapEntry, ObjectId, ObjectInfo, Owner, Place, ProcessKey, UserAddress};
 use rustc_hash::FxHashMap;
 use sampler_abi::{FLAG_KERNEL_THREAD, SampleHead};
 
@@ -32,6 +32,17 @@ const UNKNOWN: &str = "[unknown]";
 
 /// Signed return addresses carry their signature above the address on 64-bit ARM.
 const ADDRESS_MASK: u64 = if cfg!(target_arch = "aarch64") { 0x0000_ffff_ffff_ffff } else { u64::MAX };
+
+/// How long frames may be believed for the addresses that they were made of, in the same mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lasting {
+    /// A file was left unopened for now.
+    No,
+    /// A file could not be opened: until the window is closed.
+    ThisWindow,
+    /// As long as the mappings are known here ([`Resolver::generation`], [`Resolver::keep`]).
+    Always,
+}
 
 /// Sorted mappings with their files, as the worker takes them.
 pub(crate) type Entries = Arc<Vec<MapEntry>>;
@@ -53,6 +64,8 @@ struct Resolved {
     entries: Entries,
     /// Places in `entries` whose file was not opened yet.
     unopened: Vec<usize>,
+    /// Of those: who could not open it last, and when. The process may just have ended, and its relatives have the same mappings.
+    failed: FxHashMap<usize, (u32, u64)>,
     used_at: u64,
 }
 
@@ -71,6 +84,8 @@ pub(crate) struct Resolver<O> {
     budget: Duration,
     deferred: u64,
     epoch: u64,
+    /// Times that all mappings were forgotten.
+    generation: u64,
 }
 
 impl<O: ObjectSource> Resolver<O> {
@@ -87,6 +102,7 @@ impl<O: ObjectSource> Resolver<O> {
             budget: OPEN_BUDGET,
             deferred: 0,
             epoch: 0,
+            generation: 0,
         }
     }
 
@@ -151,45 +167,101 @@ impl<O: ObjectSource> Resolver<O> {
 
     /// The mappings of a process, with the files opened that the sample may lead through.
     pub(crate) fn mappings(&mut self, process: &Process, head: &SampleHead, snapshot: &[u8]) -> Entries {
-        let serial = process.maps.serial();
+        let Some(resolved) = self.resolved(process) else { return Entries::default() };
+        let mut wanted = wanted(resolved, head, snapshot);
         let epoch = self.epoch;
+        for index in wanted.drain(..) {
+            self.open(process, index, epoch);
+        }
+        self.maps.get(&process.maps.serial()).map(|resolved| Arc::clone(&resolved.entries)).unwrap_or_default()
+    }
+
+    /// The frames of lookup addresses, as the worker's answers become them. Files that they lie in are opened.
+    pub(crate) fn frames(&mut self, process: &Process, addresses: &[u64], frames: &mut Vec<Frame>) -> Lasting {
+        let epoch = self.epoch;
+        let mut lasting = Lasting::Always;
+        for &address in addresses {
+            let Some(resolved) = self.resolved(process) else { return Lasting::No };
+            let after = resolved.entries.partition_point(|e| e.start <= address);
+            let index = after.checked_sub(1).filter(|&i| resolved.entries.get(i).is_some_and(|e| address < e.end));
+            if let Some(index) = index
+                && resolved.unopened.binary_search(&index).is_ok()
+            {
+                lasting = lasting.min(self.open(process, index, epoch));
+            }
+            frames.push(self.frame(process, index, address));
+        }
+        lasting
+    }
+
+    fn frame(&self, process: &Process, index: Option<usize>, address: u64) -> Frame {
+        let place = || {
+            let entry = self.maps.get(&process.maps.serial())?.entries.get(index?)?;
+            let object = entry.object?;
+            let offset = FileOffset(entry.file_offset.checked_add(address.checked_sub(entry.start)?)?);
+            Some(Frame::Object { object, address: self.info(object)?.elf_address_of(offset)? })
+        };
+        place().unwrap_or_else(|| {
+            let mapping = index.and_then(|index| process.maps.list().get(index));
+            let mapping = mapping.map_or_else(|| Arc::from(""), |m| Arc::clone(&m.file.name));
+            Frame::Unmapped { mapping, address: UserAddress(address) }
+        })
+    }
+
+    /// What is known of the process's mappings; it counts as used.
+    fn resolved(&mut self, process: &Process) -> Option<&mut Resolved> {
+        let serial = process.maps.serial();
         if !self.maps.contains_key(&serial) {
             let resolved = self.first_look(process);
             self.entries = self.entries.saturating_add(resolved.entries.len());
             if self.entries > MAX_ENTRIES {
                 self.maps.clear();
+                self.generation += 1;
                 self.entries = resolved.entries.len();
             }
             self.maps.insert(serial, resolved);
         }
-        let Some(resolved) = self.maps.get_mut(&serial) else { return Entries::default() };
+        let epoch = self.epoch;
+        let resolved = self.maps.get_mut(&serial)?;
         resolved.used_at = epoch;
-        let wanted = wanted(resolved, head, snapshot);
-        if wanted.is_empty() {
-            return Arc::clone(&resolved.entries);
+        Some(resolved)
+    }
+
+    /// Opens the file of one mapping, which was not opened yet. How long what is known of it then may be believed.
+    fn open(&mut self, process: &Process, index: usize, epoch: u64) -> Lasting {
+        let Some(resolved) = self.maps.get_mut(&process.maps.serial()) else { return Lasting::No };
+        let Some(mapping) = process.maps.list().get(index) else { return Lasting::No };
+        if resolved.failed.get(&index) == Some(&(process.tgid, epoch)) {
+            return Lasting::ThisWindow;
         }
-        for index in wanted {
-            let Some(mapping) = process.maps.list().get(index) else { continue };
-            let spent = self.spent.entry(process.tgid).or_default();
-            if *spent > self.budget {
-                self.deferred += 1;
-                continue;
-            }
-            let began = Instant::now();
-            let info = self.objects.object(&mapping.file.mapped, process.tgid, mapping.start..mapping.end);
-            *spent += began.elapsed();
-            let entries = Arc::make_mut(&mut resolved.entries);
-            // One file may have several executable mappings.
-            resolved.unopened.retain(|&i| {
-                let same = process.maps.list().get(i).is_some_and(|m| Arc::ptr_eq(&m.file, &mapping.file));
-                if same && let Some(entry) = entries.get_mut(i) {
-                    entry.object = info.readable.then_some(info.id);
-                }
-                !same
-            });
+        if resolved.unopened.binary_search(&index).is_err() {
+            // With another of its file's mappings.
+            return Lasting::Always;
+        }
+        let spent = self.spent.entry(process.tgid).or_default();
+        if *spent > self.budget {
+            self.deferred += 1;
+            return Lasting::No;
+        }
+        let began = Instant::now();
+        let info = self.objects.object(&mapping.file.mapped, process.tgid, mapping.start..mapping.end);
+        *spent += began.elapsed();
+        if !info.readable {
+            resolved.failed.insert(index, (process.tgid, epoch));
             self.infos.insert(info.id, (info, epoch));
+            return Lasting::ThisWindow;
         }
-        Arc::clone(&resolved.entries)
+        let entries = Arc::make_mut(&mut resolved.entries);
+        // One file may have several executable mappings.
+        resolved.unopened.retain(|&i| {
+            let same = process.maps.list().get(i).is_some_and(|m| Arc::ptr_eq(&m.file, &mapping.file));
+            if same && let Some(entry) = entries.get_mut(i) {
+                entry.object = Some(info.id);
+            }
+            !same
+        });
+        self.infos.insert(info.id, (info, epoch));
+        Lasting::Always
     }
 
     /// A file that was resolved for some mapping or owner.
@@ -200,6 +272,19 @@ impl<O: ObjectSource> Resolver<O> {
     /// Files left unopened for now, counted once for each sample that wanted one.
     pub(crate) fn deferred(&self) -> u64 {
         self.deferred
+    }
+
+    /// Changes when frames that were made before are to be made again: their mappings were forgotten before their time.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Frames of a set of mappings of this number were used in this window, without asking here.
+    pub(crate) fn keep(&mut self, serial: u64) {
+        let epoch = self.epoch;
+        if let Some(resolved) = self.maps.get_mut(&serial) {
+            resolved.used_at = epoch;
+        }
     }
 
     /// A window was closed: forgets what was not used for two.
@@ -237,7 +322,7 @@ impl<O: ObjectSource> Resolver<O> {
                 self.infos.insert(info.id, (info, self.epoch));
             }
         }
-        Resolved { entries: Arc::new(entries), unopened, used_at: self.epoch }
+        Resolved { entries: Arc::new(entries), unopened, failed: FxHashMap::default(), used_at: self.epoch }
     }
 
     fn executable(&mut self, process: &Process, file: &Arc<MapFile>) -> Option<Arc<ObjectInfo>> {

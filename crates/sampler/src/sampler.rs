@@ -31,6 +31,7 @@ use crate::sideband::SideBand;
 use crate::source::ObjectSource;
 use crate::stats::{Counted, StatsHandle};
 use crate::targets::Targets;
+use crate::unwinding::MAX_FRAMES;
 use crate::verdicts::Verdicts;
 
 /// How long the last windows wait for room in the channel when the sampler stops.
@@ -121,6 +122,7 @@ impl Sampler {
             verdicts: Verdicts::new(judge, verdicts),
             own,
             per_thread: config.per_thread,
+            max_user_frames: if config.unwind.tables { config.unwind.max_frames as usize } else { MAX_FRAMES },
         };
         let mut pipeline = Pipeline::new(parts, aggregation, began);
         pipeline.scanned(scanned_mono_ns, scanned);

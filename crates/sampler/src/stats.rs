@@ -27,6 +27,14 @@ pub(crate) struct Counted {
     pub(crate) unknown_place_samples: AtomicU64,
     pub(crate) verdicts: AtomicU64,
     pub(crate) verdicts_refused: AtomicU64,
+    /// Walked stacks that were compared, and what came of it.
+    pub(crate) checks_agree: AtomicU64,
+    pub(crate) checks_differ: AtomicU64,
+    pub(crate) checks_inconclusive: AtomicU64,
+    /// Walked samples of which not all frames were believed: the mappings had changed.
+    pub(crate) stale_walks: AtomicU64,
+    /// Walked samples whose stacks were not remembered for want of room.
+    pub(crate) walks_forgotten: AtomicU64,
 }
 
 /// Reads the sampler's numbers. It stays valid, and keeps its last values, after the sampler has stopped.

@@ -2,7 +2,7 @@
 //!
 //! **In**: samples with owner and mappings. **Out**: the same in the same order, with frames. **Units**: addresses of
 //! the process; frames hold lookup addresses. **Limits**: a batch is full at [`BATCH_SAMPLES`] or [`BATCH_BYTES`]; a
-//! stack has at most [`MAX_FRAMES`] user frames, whatever the worker answers.
+//! stack has at most as many user frames as the caller says ([`MAX_FRAMES`] where it says nothing), whatever the worker answers.
 
 use std::sync::Arc;
 
@@ -13,14 +13,16 @@ use profile::{
 };
 use sampler_abi::SampleHead;
 
+use crate::checks::Check;
 use crate::process::MapSet;
 use crate::resolve::Entries;
 use crate::sample::Sample;
+use crate::walked::kernel_frames;
 
 const BATCH_SAMPLES: usize = 256;
 const BATCH_BYTES: usize = 2 << 20;
-/// User frames of one stack; the worker's own limit is lower.
-const MAX_FRAMES: usize = 4096;
+/// User frames of one stack where nobody asks for fewer; the worker's own limit is lower.
+pub(crate) const MAX_FRAMES: usize = 4096;
 
 /// How the user half of a sample comes to its frames.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(crate) struct Waiting {
     /// Of its process, for the names of what is no file. None for kernel threads and unknown processes.
     pub(crate) maps: Option<Arc<MapSet>>,
     pub(crate) user: UserHalf,
+    /// It was walked and counted already, and is only to be compared.
+    pub(crate) check: Option<Check>,
 }
 
 /// Samples that wait for the next batch.
@@ -110,18 +114,17 @@ pub(crate) fn unwind(
         .collect()
 }
 
-/// The whole stack of a sample into `frames`, leaf first; never empty. Returns how it ended. `info` finds the objects
-/// that this room has named to the worker.
+/// The whole stack of a sample into `frames`, leaf first; never empty, and with so many user frames at the most. Returns how it
+/// ended. `info` finds the objects that this room has named to the worker.
 pub(crate) fn build_stack<'a>(
     waiting: &Waiting,
     answer: Option<UserStack>,
+    max_user_frames: usize,
     info: impl Fn(ObjectId) -> Option<&'a Arc<ObjectInfo>>,
     frames: &mut Vec<Frame>,
 ) -> StackEnd {
     frames.clear();
-    // The leaf is where the CPU was; of the others the address is where they return to.
-    let kernel = waiting.sample.kernel.iter().enumerate();
-    frames.extend(kernel.map(|(i, &pc)| Frame::Kernel(if i == 0 { pc } else { pc.saturating_sub(1) })));
+    kernel_frames(&waiting.sample.kernel, frames);
     let name = |address: u64| {
         let mapping = waiting.maps.as_ref().and_then(|maps| maps.find(address));
         mapping.map_or_else(|| Arc::from(""), |m| Arc::clone(&m.file.name))
@@ -134,13 +137,14 @@ pub(crate) fn build_stack<'a>(
                 let pc = waiting.sample.head.user_pc;
                 frames.push(leaf(&waiting.user, pc, &info).unwrap_or_else(|| unmapped(pc)));
             }
-            frames.extend(user.into_iter().take(MAX_FRAMES).map(|frame| match frame {
+            let is_cut = user.len() > max_user_frames;
+            frames.extend(user.into_iter().take(max_user_frames).map(|frame| match frame {
                 UserFrame::Object { object, address } if info(object).is_some() => {
                     Frame::Object { object, address: ElfAddress(address) }
                 }
                 UserFrame::Object { address, .. } | UserFrame::Unmapped { address } => unmapped(address),
             }));
-            end
+            if is_cut { StackEnd::TooManyFrames } else { end }
         }
         (None, UserHalf::Ended(end)) => {
             let has_leaf = matches!(end, StackEnd::UnknownProcess | StackEnd::Compat);
@@ -182,8 +186,8 @@ mod tests {
         let file = Arc::new(MapFile::new(MappedFile { path: b"//anon".to_vec(), ..MappedFile::default() }));
         assert!(maps.insert(Mapping { start: 0x1000, end: 0x2000, offset: 0, file }));
         let head = SampleHead { user_pc: 0x1234, ..SampleHead::default() };
-        let sample = Sample { head, kernel: vec![0xf0, 0xf8], snapshot: b"stack".to_vec() };
-        Waiting { sample, owner: Arc::default(), maps: Some(Arc::new(maps)), user }
+        let sample = Sample { head, kernel: vec![0xf0, 0xf8], user: Vec::new(), snapshot: b"stack".to_vec() };
+        Waiting { sample, owner: Arc::default(), maps: Some(Arc::new(maps)), user, check: None }
     }
 
     fn entries() -> Entries {
@@ -209,7 +213,7 @@ mod tests {
         let answer = UserStack { frames: vec![], end: StackEnd::WorkerFailed };
         let mut frames = Vec::new();
         let known = object(7);
-        build_stack(&failed, Some(answer), |id| (id == ObjectId(7)).then_some(&known), &mut frames);
+        build_stack(&failed, Some(answer), MAX_FRAMES, |id| (id == ObjectId(7)).then_some(&known), &mut frames);
         let leaf = Frame::Object { object: ObjectId(7), address: ElfAddress(0x40_3234) };
         assert_eq!(frames[2..], [leaf, Frame::Cut(StackEnd::WorkerFailed)]);
     }
@@ -231,7 +235,7 @@ mod tests {
         let mut frames = Vec::new();
         let known = object(7);
         let info = |id| (id == ObjectId(7)).then_some(&known);
-        let end = build_stack(&all[0], answers.into_iter().next().unwrap(), info, &mut frames);
+        let end = build_stack(&all[0], answers.into_iter().next().unwrap(), MAX_FRAMES, info, &mut frames);
         let unmapped =
             |mapping: &str, address| Frame::Unmapped { mapping: mapping.into(), address: UserAddress(address) };
         assert_eq!(end, StackEnd::BadFrame);
@@ -273,10 +277,10 @@ mod tests {
         for end in StackEnd::ALL {
             let mut bare = waiting(UserHalf::Ended(end));
             bare.sample.kernel.clear();
-            assert_eq!(build_stack(&bare, None, |_| None, &mut frames), end);
+            assert_eq!(build_stack(&bare, None, MAX_FRAMES, |_| None, &mut frames), end);
             assert_eq!(frames.last(), Some(&Frame::Cut(end)), "{end:?}");
             let with_kernel = waiting(UserHalf::Ended(end));
-            build_stack(&with_kernel, None, |_| None, &mut frames);
+            build_stack(&with_kernel, None, MAX_FRAMES, |_| None, &mut frames);
             assert_eq!(matches!(frames.last(), Some(Frame::Cut(_))), !end.is_whole());
         }
     }

@@ -34,6 +34,24 @@ const MAX_GAP_WINDOWS: u64 = 16;
 /// The shortest window, so that no two begin in the same millisecond on either clock.
 const MIN_WINDOW_NS: u64 = 2_000_000;
 
+/// A stack that was counted, and where: counting it again in the same window needs neither its frames nor their hash.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    stack: Arc<[Frame]>,
+    hash: u64,
+    /// The number of its window.
+    window: u64,
+    /// Its place there.
+    entry: u32,
+}
+
+impl Known {
+    /// Its frames.
+    pub(crate) fn stack(&self) -> &Arc<[Frame]> {
+        &self.stack
+    }
+}
+
 /// The windows that are open.
 #[derive(Debug)]
 pub(crate) struct Aggregator {
@@ -48,10 +66,14 @@ pub(crate) struct Aggregator {
     newest_mono_ns: u64,
     late: u64,
     full: bool,
+    /// Windows opened so far.
+    opened: u64,
 }
 
 #[derive(Debug, Default)]
 struct Open {
+    /// No two windows have the same.
+    number: u64,
     from_mono_ns: u64,
     to_mono_ns: u64,
     owners: Vec<Arc<Owner>>,
@@ -89,8 +111,12 @@ impl Aggregator {
     pub(crate) fn new(config: AggregatorConfig, start: Now) -> Self {
         let AggregatorConfig { length_ns, period_ns, timestamps } = config;
         let length_ns = length_ns.max(2 * MIN_WINDOW_NS);
-        let first =
-            Open { from_mono_ns: start.mono_ns, to_mono_ns: end_after(start.mono_ns, length_ns), ..Open::default() };
+        let first = Open {
+            number: 1,
+            from_mono_ns: start.mono_ns,
+            to_mono_ns: end_after(start.mono_ns, length_ns),
+            ..Open::default()
+        };
         Self {
             length_ns,
             period_ns,
@@ -101,6 +127,7 @@ impl Aggregator {
             newest_mono_ns: start.mono_ns,
             late: 0,
             full: false,
+            opened: 1,
         }
     }
 
@@ -111,17 +138,66 @@ impl Aggregator {
         owner: &Arc<Owner>,
         stack: &[Frame],
         objects: impl Fn(ObjectId) -> Option<&'a Arc<ObjectInfo>>,
+    ) -> Option<Known> {
+        let hash = hash(stack);
+        let time = self.enter(time_mono_ns);
+        let (window, entry) = self.count(time, owner, (hash, stack), |stacks| stacks.intern(hash, stack), objects)?;
+        let stack = self.open.iter().find(|w| w.number == window)?.entries.get(entry as usize)?.stack.clone();
+        Some(Known { stack, hash, window, entry })
+    }
+
+    /// Counts one more sample of a stack and owner that were counted before.
+    pub(crate) fn insert_again<'a>(
+        &mut self,
+        time_mono_ns: u64,
+        owner: &Arc<Owner>,
+        known: &mut Known,
+        objects: impl Fn(ObjectId) -> Option<&'a Arc<ObjectInfo>>,
     ) {
+        let time = self.enter(time_mono_ns);
+        let timestamps = self.timestamps;
+        if let Some(window) = self.open.iter_mut().find(|w| time < w.to_mono_ns)
+            && window.number == known.window
+            && let Some(entry) = window.entries.get_mut(known.entry as usize)
+        {
+            window.samples += 1;
+            entry.count += 1;
+            if timestamps {
+                entry.times_mono_ns.push(time);
+                self.full = self.bytes() > MAX_BYTES;
+            }
+            return;
+        }
+        let (hash, stack) = (known.hash, Arc::clone(&known.stack));
+        let place = self.count(time, owner, (hash, &stack), |stacks| stacks.intern_shared(hash, &stack), objects);
+        if let Some((window, entry)) = place {
+            (known.window, known.entry) = (window, entry);
+        }
+    }
+
+    /// Opens the window of a sample's time. Returns the time that it is counted at.
+    fn enter(&mut self, time_mono_ns: u64) -> u64 {
         self.open_up_to(time_mono_ns);
         let from = self.open.front().map_or(0, |w| w.from_mono_ns);
         self.late += u64::from(time_mono_ns < from);
         let time = time_mono_ns.max(from);
         self.newest_mono_ns = self.newest_mono_ns.max(time);
-        let stack_hash = hash(stack);
+        time
+    }
+
+    /// Counts a sample in its window, which is open. Returns the window's number, and the entry's place in it.
+    fn count<'a>(
+        &mut self,
+        time: u64,
+        owner: &Arc<Owner>,
+        (stack_hash, stack): (u64, &[Frame]),
+        intern: impl FnOnce(&mut Stacks) -> Arc<[Frame]>,
+        objects: impl Fn(ObjectId) -> Option<&'a Arc<ObjectInfo>>,
+    ) -> Option<(u64, u32)> {
         let (stacks, timestamps) = (&mut self.stacks, self.timestamps);
         let newest = self.open.len().saturating_sub(1);
         let place = self.open.iter().position(|w| time < w.to_mono_ns).unwrap_or(newest);
-        let Some(window) = self.open.get_mut(place) else { return };
+        let window = self.open.get_mut(place)?;
         let owner_index = window.owner(owner);
         if let Some(executable) = owner.executable
             && !window.objects.contains_key(&executable)
@@ -146,7 +222,7 @@ impl Aggregator {
                 }
             }
             let new = u32::try_from(window.entries.len()).unwrap_or(u32::MAX);
-            let stack = stacks.intern(stack_hash, stack);
+            let stack = intern(stacks);
             window.entries.push(Entry {
                 hash: entry_hash,
                 owner: owner_index,
@@ -158,6 +234,7 @@ impl Aggregator {
             window.index.insert_unique(entry_hash, new, |&i| entries.get(i as usize).map_or(0, |e| e.hash));
             new
         });
+        let number = window.number;
         if let Some(entry) = window.entries.get_mut(index as usize) {
             entry.count += 1;
             if timestamps {
@@ -165,6 +242,7 @@ impl Aggregator {
             }
         }
         self.full = self.bytes() > MAX_BYTES;
+        Some((number, index))
     }
 
     /// Closes what ends at `complete_to_mono_ns` or before: no sample from before that is expected any more. `now` is
@@ -214,7 +292,9 @@ impl Aggregator {
             }
             if last.to_mono_ns <= time_mono_ns {
                 let from = last.to_mono_ns;
+                self.opened += 1;
                 self.open.push_back(Open {
+                    number: self.opened,
                     from_mono_ns: from,
                     to_mono_ns: end_after(from, self.length_ns),
                     ..Open::default()
@@ -235,7 +315,8 @@ impl Aggregator {
             return None;
         }
         let to_mono_ns = std::mem::replace(&mut oldest.to_mono_ns, at);
-        self.open.push_back(Open { from_mono_ns: at, to_mono_ns, ..Open::default() });
+        self.opened += 1;
+        self.open.push_back(Open { number: self.opened, from_mono_ns: at, to_mono_ns, ..Open::default() });
         self.close_oldest(now)
     }
 
@@ -243,7 +324,9 @@ impl Aggregator {
         let window = self.open.pop_front()?;
         let (from, to) = (window.from_mono_ns, window.to_mono_ns);
         if self.open.is_empty() {
+            self.opened += 1;
             self.open.push_back(Open {
+                number: self.opened,
                 from_mono_ns: to,
                 to_mono_ns: end_after(to, self.length_ns),
                 ..Open::default()

@@ -23,12 +23,21 @@ pub(super) struct Stacks {
 impl Stacks {
     /// The shared value for a stack of this hash.
     pub(super) fn intern(&mut self, hash: u64, stack: &[Frame]) -> Arc<[Frame]> {
+        self.intern_with(hash, stack, || stack.into())
+    }
+
+    /// The same for a value that was shared before.
+    pub(super) fn intern_shared(&mut self, hash: u64, stack: &Arc<[Frame]>) -> Arc<[Frame]> {
+        self.intern_with(hash, stack, || Arc::clone(stack))
+    }
+
+    fn intern_with(&mut self, hash: u64, stack: &[Frame], make: impl FnOnce() -> Arc<[Frame]>) -> Arc<[Frame]> {
         let epoch = self.epoch;
         if let Some(known) = self.table.find_mut(hash, |k| k.hash == hash && *k.stack == *stack) {
             known.used_at = epoch;
             return Arc::clone(&known.stack);
         }
-        let stack: Arc<[Frame]> = stack.into();
+        let stack = make();
         self.bytes += cost_bytes(&stack);
         self.table.insert_unique(hash, Known { hash, stack: Arc::clone(&stack), used_at: epoch }, |k| k.hash);
         stack

@@ -13,6 +13,7 @@ use crate::sideband::MapRecord;
 use crate::verdicts::Sink;
 
 mod owners;
+mod walked;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -62,6 +63,7 @@ impl Bench {
             verdicts: Verdicts::new(judge, NoKernel),
             own: OwnProcesses::new(None, 0),
             per_thread: false,
+            max_user_frames: 256,
         };
         let pipeline = Pipeline::new(parts, windows, start);
         Self { pipeline, shared, objects, proc, windows: Vec::new(), taken: 0 }
@@ -74,7 +76,7 @@ impl Bench {
         }
         let snapshot: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
         for head in samples {
-            let sample = self.shared.pool.fill(head, [0xf0, 0xf8].into_iter(), &snapshot);
+            let sample = self.shared.pool.fill(head, [0xf0, 0xf8].into_iter(), std::iter::empty(), &snapshot);
             assert!(self.shared.inbox.admit(sample.cost_bytes()));
             batch.samples.push(sample);
             self.shared.ledger.read(1);

@@ -60,7 +60,7 @@ fn only_files_that_a_stack_may_lead_through_are_opened() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_no_objects_and_are_not_asked_for_again() {
+fn files_that_cannot_be_read_are_no_objects_and_are_asked_for_by_another_process_or_later() {
     let mut table = table();
     let process = process(&mut table);
     let objects = FakeObjects { unreadable: true, ..FakeObjects::default() };
@@ -69,6 +69,20 @@ fn files_that_cannot_be_read_are_no_objects_and_are_not_asked_for_again() {
     assert!(entries.iter().all(|e| e.object.is_none()));
     let again = resolver.mappings(process, &head(0x1010), &[]);
     assert!(Arc::ptr_eq(&entries, &again));
+    let asked = || objects.paths().iter().filter(|path| path.starts_with("/app")).count();
+    assert_eq!(asked(), 1);
+    // Its child has the same mappings, and the process that was asked by may have ended.
+    process.tgid = 77;
+    resolver.mappings(process, &head(0x1010), &[]);
+    assert_eq!(asked(), 2);
+    resolver.turn();
+    resolver.mappings(process, &head(0x1010), &[]);
+    assert_eq!(asked(), 3);
+    let objects = FakeObjects::default();
+    resolver.objects = objects.clone();
+    resolver.turn();
+    let entries = resolver.mappings(process, &head(0x1010), &[]);
+    assert_eq!(entries[0].object, Some(objects.id("/app (deleted)")));
 }
 
 #[test]

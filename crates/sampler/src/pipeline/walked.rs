@@ -1,0 +1,55 @@
+//! The way of a sample that the kernel has walked: counted at once, and compared later where it carries a snapshot too.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use profile::{Owner, StackEnd};
+
+use super::Pipeline;
+use crate::checks::{Check, Verdict};
+use crate::proc_scan::ProcSource;
+use crate::process::Sighting;
+use crate::sample::Sample;
+use crate::source::ObjectSource;
+use crate::unwinding::{UserHalf, Waiting};
+
+impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
+    /// For a sample whose user half was walked. Its process is in the table.
+    pub(super) fn walked(&mut self, sample: Sample, sighting: Sighting, owner: &Arc<Owner>) {
+        let Some(process) = self.table.sighted(sighting) else {
+            return self.without_process(sample, StackEnd::UnknownProcess);
+        };
+        let counted = self.walks.count(&sample, owner, process, &mut self.resolver, &mut self.aggregator);
+        let Some(counted) = counted else { return };
+        self.shared.ledger.ended(counted.end, 1);
+        self.shared.ledger.windowed(1);
+        self.shared.counted.stale_walks.fetch_add(u64::from(counted.is_stale), Ordering::Relaxed);
+        match counted.stack {
+            Some(stack) if !sample.snapshot.is_empty() => {
+                let user = UserHalf::Snapshot(self.resolver.mappings(process, &sample.head, &sample.snapshot));
+                let maps = Some(Arc::clone(&process.maps));
+                let flags = sample.head.flags;
+                let check = Some(Check { stack, end: counted.end, is_stale: counted.is_stale, flags });
+                self.wait(Waiting { sample, owner: Arc::clone(owner), maps, user, check });
+            }
+            _ => {
+                self.shared.inbox.release(sample.cost_bytes());
+                self.shared.pool.give_back(std::iter::once(sample));
+            }
+        }
+    }
+
+    /// For a sample that was walked and has been unwound once more: [`Pipeline::frames`] are what came of that.
+    pub(super) fn compared(&mut self, waiting: &Waiting, check: &Check, end: StackEnd) {
+        let verdict = check.compare(&self.frames, end);
+        let counted = &self.shared.counted;
+        let counter = match verdict {
+            Verdict::Agree => &counted.checks_agree,
+            Verdict::Differ(_) => &counted.checks_differ,
+            Verdict::Inconclusive => &counted.checks_inconclusive,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let _taken_off = self.checks.count(check, &self.frames, verdict, |object| self.resolver.info(object));
+        self.shared.inbox.release(waiting.sample.cost_bytes());
+    }
+}
