@@ -44,8 +44,8 @@ fn metrics_pass_the_lint() -> Result<()> {
         "profiler_sideband_lost_total",
         "profiler_worker_restarts_total",
         "profiler_bpf_run_seconds_total",
-        "profiler_cpu_seconds_total",
-        "profiler_resident_memory_bytes",
+        "profiler_self_cpu_seconds_total",
+        "profiler_self_resident_memory_bytes",
         "profiler_build_info",
     ] {
         scrape.sum(name)?;

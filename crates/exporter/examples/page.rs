@@ -274,6 +274,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         delivery: None,
         store: Some(Arc::clone(&store)),
         aggregated: None,
+        processes: None,
         build,
     };
     let metrics = Arc::new(Metrics::new(sources)?);

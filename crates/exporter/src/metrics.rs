@@ -1,10 +1,9 @@
 //! The agent's numbers about itself, as OpenTelemetry instruments: scraped through the Prometheus bridge, or pushed
 //! over OTLP.
 //!
-//! **In**: [`Statistics`], [`DeliveryStatsHandle`], [`Store`], and /proc for the agent's own processes. **Out**: the text of
-//! `/metrics`, OTLP requests. **Units**: in the instruments' names, by Prometheus' conventions.
+//! **In**: [`Statistics`], [`DeliveryStatsHandle`], [`Store`], [`Processes`]. **Out**: the text of `/metrics`, OTLP requests. **Units**: in the instruments' names, by Prometheus' conventions.
 //! **Limits**:
-//! labels are of fixed sets, except for CPUs, the agent's own threads (48 names), a collector's codes (48 codes) and
+//! labels are of fixed sets, except for CPUs, the agent's own threads ([`MAX_THREAD_NAMES`]), a collector's codes (48 codes) and
 //! [`Aggregated`] (as many series as configured).
 //!
 //! # One snapshot for all instruments
@@ -33,9 +32,9 @@ use tokio::runtime::Handle;
 pub use self::aggregated::{
     Aggregated, AggregatedLabel, AggregatedSettings, MAX_AGGREGATED_SERIES, OTHER, UNNAMED, UnknownLabel,
 };
+pub use self::process::{CpuTime, MAX_THREAD_NAMES, ProcessReading, Processes, ThreadReading};
 pub use self::push::{Push, PushError, PushSettings};
 
-use self::process::{ProcessAccounts, clock_hz, start_time_unix_s};
 use self::push::PushCounts;
 use self::reading::{MissedTicks, Reading, Slot};
 use crate::delivery::DeliveryStatsHandle;
@@ -76,6 +75,8 @@ pub struct Sources {
     pub store: Option<Arc<Store>>,
     /// Samples by function, where they are wanted.
     pub aggregated: Option<Arc<Aggregated>>,
+    /// What the agent's own processes cost, where somebody reads it.
+    pub processes: Option<Arc<dyn Processes>>,
     /// What was built.
     pub build: BuildInfo,
 }
@@ -132,7 +133,7 @@ impl Metrics {
         push::start(Arc::clone(&self.reader), settings, runtime)
     }
 
-    /// The text of one scrape, in Prometheus' text format. Reads /proc: call it where blocking is allowed.
+    /// The text of one scrape, in Prometheus' text format. Asks all [`Sources`]: call it where blocking is allowed.
     ///
     /// # Errors
     /// [`MetricsError::Text`].
@@ -162,22 +163,14 @@ fn pipeline(reader: impl MetricReader, resource: Resource) -> (SdkMeterProvider,
 /// Takes readings; what has to be remembered from one to the next is here, shared by all pipelines.
 struct Reader {
     sources: Sources,
-    start_time_unix_s: u64,
-    clock_hz: u64,
-    memory: Mutex<(MissedTicks, ProcessAccounts)>,
+    missed: Mutex<MissedTicks>,
     /// Moved by whoever pushes.
     pushes: PushCounts,
 }
 
 impl Reader {
     fn new(sources: Sources) -> Self {
-        Self {
-            sources,
-            start_time_unix_s: start_time_unix_s(),
-            clock_hz: clock_hz(),
-            memory: Mutex::default(),
-            pushes: PushCounts::default(),
-        }
+        Self { sources, missed: Mutex::default(), pushes: PushCounts::default() }
     }
 
     /// Reads everything, the far end of a sample's way first.
@@ -185,10 +178,10 @@ impl Reader {
         let delivery = self.sources.delivery.as_ref().map(DeliveryStatsHandle::get).unwrap_or_default();
         let store = self.sources.store.as_ref().map(|s| s.stats()).unwrap_or_default();
         let aggregated = self.sources.aggregated.as_ref().map(|a| a.told()).unwrap_or_default();
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let (missed_ticks, accounts) = &mut *memory;
+        let mut missed_ticks = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
         let (snapshot, missed) = missed_ticks.read(|| self.sources.statistics.snapshot());
-        let process = accounts.read(snapshot.objects.worker_pid);
+        let processes = self.sources.processes.as_ref();
+        let process = processes.map(|p| p.read(snapshot.objects.worker_pid)).unwrap_or_default();
         Reading {
             missed,
             delivery,
@@ -197,8 +190,6 @@ impl Reader {
             aggregated,
             process,
             build: self.sources.build.clone(),
-            start_time_unix_s: self.start_time_unix_s,
-            clock_hz: self.clock_hz,
             snapshot,
         }
     }
@@ -209,7 +200,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use profile::ledger::{KernelCounts, Ledger};
-    use profile::stats::{CpuTicks, SamplerStats};
+    use profile::stats::{CpuTicks, ObjectStats, SamplerStats, UnwindStats};
     use profile::{DropReason, StackEnd};
 
     use super::*;
@@ -235,7 +226,36 @@ mod tests {
                     bpf_run_ns: 1_500_000_000,
                     ..SamplerStats::default()
                 },
+                objects: ObjectStats { worker_pid: 77, ..ObjectStats::default() },
+                unwind: UnwindStats {
+                    checks_agree: 990,
+                    checks_differ: 3,
+                    checks_inconclusive: 7,
+                    bridged_unknown: 5,
+                    bridged_pending: 6,
+                    bridged_bad_frame: 7,
+                    walk_ns: 500_000_000,
+                    snapshot_ns: 250_000_000,
+                    filtered_ns: 125_000_000,
+                    ..UnwindStats::default()
+                },
                 ..Snapshot::default()
+            }
+        }
+    }
+
+    /// The agent has three threads of one name; the worker, whose pid the snapshot tells, has what the pid says.
+    struct OneThread;
+
+    impl Processes for OneThread {
+        fn read(&self, worker_pid: u32) -> ProcessReading {
+            let cpu = CpuTime { user_ns: 1_250_000_000, system_ns: 0 };
+            ProcessReading {
+                threads: vec![ThreadReading { name: "web".to_owned(), threads: 3, cpu }],
+                agent: cpu,
+                agent_rss_bytes: 5 << 20,
+                worker_rss_bytes: u64::from(worker_pid),
+                ..ProcessReading::default()
             }
         }
     }
@@ -243,7 +263,8 @@ mod tests {
     fn metrics() -> Metrics {
         let statistics = Arc::new(Counting { readings: AtomicU64::new(0), ledger: Ledger::default() });
         let build = BuildInfo { version: "1.2.3".to_owned(), revision: "abc".to_owned() };
-        Metrics::new(Sources { statistics, delivery: None, store: None, aggregated: None, build }).unwrap()
+        let processes = Some(Arc::new(OneThread) as _);
+        Metrics::new(Sources { statistics, delivery: None, store: None, aggregated: None, processes, build }).unwrap()
     }
 
     fn value(text: &str, series: &str) -> f64 {
@@ -289,7 +310,34 @@ mod tests {
         assert_eq!(value(&text, "profiler_samples_truncated_total{reason=\"bad_frame\"}"), 2.0);
         assert_eq!(value(&text, "profiler_bpf_run_seconds_total"), 1.5);
         assert!(text.contains("profiler_build_info{arch=\""), "{text}");
-        assert!(value(&text, "profiler_resident_memory_bytes{process=\"agent\"}") > 1e6);
+    }
+
+    #[test]
+    fn what_the_agent_and_its_worker_cost() {
+        let text = metrics().render().unwrap();
+        assert_eq!(value(&text, "profiler_self_resident_memory_bytes{process=\"agent\"}"), 5_242_880.0);
+        assert_eq!(value(&text, "profiler_self_resident_memory_bytes{process=\"worker\"}"), 77.0);
+        assert_eq!(value(&text, "profiler_self_threads{process=\"agent\",thread=\"web\"}"), 3.0);
+        let user = "profiler_self_cpu_seconds_total{mode=\"user\",process=\"agent\",thread=\"web\"}";
+        assert_eq!(value(&text, user), 1.25);
+        assert_eq!(value(&text, "process_cpu_seconds_total"), 1.25);
+    }
+
+    #[test]
+    fn unwinding_in_the_kernel() {
+        let text = metrics().render().unwrap();
+        for (result, checks) in [("agree", 990.0), ("differ", 3.0), ("inconclusive", 7.0)] {
+            assert_eq!(value(&text, &format!("profiler_unwind_agreement_total{{result=\"{result}\"}}")), checks);
+        }
+        for (reason, samples) in [("unknown", 5.0), ("pending", 6.0), ("bad_frame", 7.0)] {
+            assert_eq!(value(&text, &format!("profiler_unwind_bridged_total{{reason=\"{reason}\"}}")), samples);
+        }
+        for state in ["loaded", "pending", "without_table"] {
+            value(&text, &format!("profiler_unwind_files{{state=\"{state}\"}}"));
+        }
+        // The stages are parts of the whole.
+        assert_eq!(value(&text, "profiler_self_bpf_seconds_total{stage=\"walk\"}"), 0.5);
+        assert_eq!(sum(&text, "profiler_self_bpf_seconds_total"), value(&text, "profiler_bpf_run_seconds_total"));
     }
 
     #[test]
@@ -323,6 +371,7 @@ mod tests {
             delivery: None,
             store: None,
             aggregated: None,
+            processes: None,
             build: BuildInfo::default(),
         };
         let text = Metrics::new(sources).unwrap().render().unwrap();
@@ -339,6 +388,7 @@ mod tests {
             delivery: None,
             store: None,
             aggregated: Some(Arc::clone(&aggregated)),
+            processes: None,
             build: BuildInfo::default(),
         };
         let metrics = Metrics::new(sources).unwrap();

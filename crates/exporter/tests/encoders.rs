@@ -133,7 +133,8 @@ fn aggregated(p: &Profile, series: usize) -> u64 {
     let aggregated = Arc::new(Aggregated::new(AggregatedSettings { series, ..AggregatedSettings::default() }));
     aggregated.add(p);
     let (statistics, build) = (Arc::new(Nothing), BuildInfo::default());
-    let sources = Sources { statistics, delivery: None, store: None, aggregated: Some(aggregated), build };
+    let sources =
+        Sources { statistics, delivery: None, store: None, aggregated: Some(aggregated), processes: None, build };
     let text = Metrics::new(sources).unwrap().render().unwrap();
     let rows = text.lines().filter(|l| l.starts_with("profiler_aggregated_total{") && l.contains("self=\"true\""));
     rows.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()

@@ -111,6 +111,7 @@ fn metrics() -> Metrics {
         delivery: None,
         store: None,
         aggregated: None,
+        processes: None,
         build,
     })
     .unwrap()

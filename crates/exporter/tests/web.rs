@@ -55,6 +55,7 @@ impl Server {
             delivery: None,
             store: Some(Arc::clone(&store)),
             aggregated: None,
+            processes: None,
             build: BuildInfo::default(),
         };
         let metrics = Arc::new(Metrics::new(sources).unwrap());

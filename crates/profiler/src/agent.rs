@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::cli::AgentArgs;
 use crate::config::settings::{Otlp, ProfilesFrom, Settings};
 use crate::config::{self, Environment};
+use crate::costs::Costs;
 use crate::host::{self, Host};
 use crate::pipeline::{Pipeline, Rooms, log_ledger};
 use crate::totals::Totals;
@@ -143,6 +144,7 @@ impl Running {
             delivery: delivery.as_ref().map(|d| d.stats_handle()),
             store: Some(Arc::clone(&store)),
             aggregated,
+            processes: Some(Arc::new(Costs::default())),
             build: BuildInfo {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 revision: option_env!("PROFILER_REVISION").unwrap_or_default().to_owned(),

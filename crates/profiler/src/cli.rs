@@ -106,6 +106,9 @@ pub(crate) struct SamplingArgs {
     /// The ring buffer between kernel and user space, a power of two [default: 8MiB]
     #[arg(long, value_name = "BYTES")]
     pub(crate) ring_bytes: Option<String>,
+    /// What unwind tables may hold in the kernel [default: 64MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) unwind_memory: Option<String>,
     /// Keep threads apart
     #[arg(long)]
     pub(crate) threads: bool,
@@ -186,6 +189,7 @@ impl SamplingArgs {
         out.text("sampling.frequency", &self.frequency);
         out.text("sampling.snapshot_bytes", &self.snapshot_bytes);
         out.text("sampling.ring_bytes", &self.ring_bytes);
+        out.text("unwind.memory", &self.unwind_memory);
         out.flag("sampling.threads", self.threads, "true");
         out.flag("sampling.timestamps", self.timestamps, "true");
         out.0

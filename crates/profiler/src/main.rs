@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod command;
 mod config;
+mod costs;
 mod filter;
 mod host;
 mod limits;

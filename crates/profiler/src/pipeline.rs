@@ -9,10 +9,10 @@ use objects::{Objects, ObjectsConfig};
 use profile::ledger::KernelCounts;
 use profile::stats::{CpuTicks, SamplerStats, Snapshot};
 use profile::{Ledger, Profile};
-use sampler::{Sampler, SamplerConfig, StatsHandle, Target, UnwindConfig};
+use sampler::{Sampler, SamplerConfig, StatsHandle, Target};
 use symbolizer::NamerCounters;
 
-use crate::config::settings::{Sampling, Settings};
+use crate::config::settings::Settings;
 use crate::filter::Filter;
 use crate::limits;
 use crate::naming::{Naming, Progress};
@@ -47,13 +47,14 @@ impl Pipeline {
     ) -> anyhow::Result<Self> {
         // Not earlier: the command of `record` keeps the limit that it was started with.
         limits::raise_open_files();
-        let objects = Objects::start(ObjectsConfig::default()).context("cannot start the worker process")?;
+        let objects = ObjectsConfig { cache: settings.unwind.cache.clone(), ..ObjectsConfig::default() };
+        let objects = Objects::start(objects).context("cannot start the worker process")?;
         let objects = Arc::new(objects);
         let (naming, windows) =
             Naming::start(Arc::clone(&objects), Arc::clone(&identities), Arc::clone(&ledger), sink)?;
         let judge =
             Arc::new(Filter::new(settings.filter.clone(), settings.sampling.environment, Arc::clone(&identities)));
-        let config = config(&settings.sampling);
+        let config = config(settings);
         let sampler = match Sampler::start(config, Arc::clone(&objects), Arc::clone(&ledger), windows, judge) {
             Ok(sampler) => sampler,
             Err(error) => {
@@ -90,7 +91,8 @@ impl Pipeline {
     }
 }
 
-fn config(s: &Sampling) -> SamplerConfig {
+fn config(settings: &Settings) -> SamplerConfig {
+    let s = &settings.sampling;
     SamplerConfig {
         rate_hz: s.frequency_hz,
         target: if s.pids.is_empty() {
@@ -107,7 +109,7 @@ fn config(s: &Sampling) -> SamplerConfig {
         kernel_threads: s.kernel_threads,
         merge_bytes: usize::try_from(s.merge_bytes).unwrap_or(usize::MAX),
         environment: s.environment,
-        unwind: UnwindConfig::default(),
+        unwind: settings.unwind.kernel,
     }
 }
 
@@ -207,13 +209,21 @@ pub(crate) fn log_ledger(snapshot: &Snapshot) {
 
 #[cfg(test)]
 mod tests {
+    use sampler::UnwindConfig;
+
     use super::*;
+    use crate::config::settings::{Sampling, Unwind};
 
     #[test]
     fn the_samplers_configuration_says_what_the_settings_say() {
-        let all = config(&Sampling::default());
+        let all = config(&Settings::default());
         assert_eq!((all.rate_hz, all.target, all.include_self), (19, Target::All, false));
-        let some = config(&Sampling { pids: vec![7], children: true, threads: true, ..Sampling::default() });
+        assert_eq!(all.unwind, UnwindConfig::default());
+        let sampling = Sampling { pids: vec![7], children: true, threads: true, ..Sampling::default() };
+        let kernel = UnwindConfig { tables: false, max_frames: 100, ..UnwindConfig::default() };
+        let unwind = Unwind { kernel, ..Unwind::default() };
+        let some = config(&Settings { sampling, unwind, ..Settings::default() });
+        assert_eq!(some.unwind, kernel);
         assert_eq!(some.target, Target::Processes { tgids: vec![7], children: true });
         assert!(some.per_thread && !some.timestamps && some.kernel_threads);
     }

@@ -5,6 +5,7 @@
 
 mod own;
 mod rooms;
+mod unwind;
 
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ const GROUPS: &[(&str, &[Instrument])] = &[
     ("The ledger", rooms::LEDGER),
     ("Samples by function", own::AGGREGATED),
     ("Stacks and names", rooms::STACKS),
+    ("Unwinding in the kernel", unwind::UNWIND),
     ("Containers, pods, filters", rooms::IDENTITY),
     ("Sampling and processes", rooms::SAMPLER),
     ("Files", rooms::FILES),
@@ -107,8 +109,8 @@ fn label(key: &'static str, value: impl Into<opentelemetry::Value>) -> KeyValue 
     clippy::cast_precision_loss,
     reason = "below 2^53 nanoseconds (104 days of CPU time) exact, beyond to a microsecond"
 )]
-fn seconds(amount: u64, per_second: u64) -> f64 {
-    amount as f64 / per_second.max(1) as f64
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 #[cfg(test)]

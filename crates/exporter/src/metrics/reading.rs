@@ -26,9 +26,6 @@ pub(crate) struct Reading {
     pub(crate) aggregated: Telling,
     pub(crate) process: ProcessReading,
     pub(crate) build: BuildInfo,
-    pub(crate) start_time_unix_s: u64,
-    /// Clock ticks in a second of CPU time.
-    pub(crate) clock_hz: u64,
 }
 
 /// Where the instruments of one pipeline look.

@@ -4,8 +4,11 @@ use sampler::kernel::{Verdict, probe};
 
 use super::{Item, State};
 
-/// Kernel, BTF, ring buffer, the program itself, events.
-pub(super) fn look() -> Vec<Item> {
+/// Unwind tables, in the words of [`probe`].
+const TABLES: &str = "unwind tables";
+
+/// Kernel, BTF, ring buffer, the program itself, events. `tables`: they are wanted.
+pub(super) fn look(tables: bool) -> Vec<Item> {
     probe()
         .findings
         .into_iter()
@@ -19,6 +22,13 @@ pub(super) fn look() -> Vec<Item> {
             // A verifier's log has many lines; the first one says what happened.
             seen: f.seen.lines().next().unwrap_or_default().to_owned(),
             remedy: f.remedy,
+        })
+        .map(|item| {
+            if item.name == TABLES && !tables {
+                Item::ok(TABLES, format!("off by unwind.tables; else: {}", item.seen))
+            } else {
+                item
+            }
         })
         .collect()
 }

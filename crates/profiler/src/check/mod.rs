@@ -2,6 +2,7 @@
 //!
 //! **In**: /proc, /sys, and tries. **Out**: a list for people or as JSON; exit code 1 where sampling would not work.
 
+mod cache;
 mod cgroups;
 mod host;
 mod kernel;
@@ -73,7 +74,8 @@ struct Report {
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let loaded = config::load(args.config.as_deref(), &Environment::of_this_process(), &args.overrides())?;
     let settings = loaded.settings;
-    let mut items = kernel::look();
+    let mut items = kernel::look(settings.unwind.kernel.tables);
+    items.push(cache::look(settings.unwind.cache.as_deref()));
     items.extend(privileges::look());
     let host_root = crate::host::root(&settings.identity.host_root);
     items.extend(host::look(settings.web.listen, &host_root));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use exporter::metrics::{AggregatedLabel, MAX_AGGREGATED_SERIES, UnknownLabel};
 use identity::{OPTIONAL_ATTRIBUTES, Source};
+use sampler::Check;
 
 use super::settings::{LogFormat, ProfilesFrom};
 use super::value::{between, bytes, duration, list, show_bytes, show_duration};
@@ -17,6 +18,10 @@ use crate::filter::{MAX_PATTERN_BYTES, MAX_RULES, Rule};
 const MAX_FREQUENCY_HZ: u32 = 1000;
 /// The longest base window.
 const MAX_WINDOW: Duration = Duration::from_secs(60);
+/// The longest user stack that the kernel unwinds.
+const MAX_WALK_FRAMES: u32 = 1024;
+/// The rarest comparison of tables with snapshots.
+const MAX_CHECK_EVERY: u32 = 1_000_000;
 /// The most keys of labels or annotations: a receiver has few labels to give.
 const MAX_SELECTED: usize = 32;
 
@@ -95,6 +100,56 @@ pub(super) fn show_bytes_32(n: &u32) -> String {
 
 pub(super) fn show_bytes_64(n: &u64) -> String {
     show_bytes(*n)
+}
+
+pub(super) fn tables(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("is neither auto nor off".to_owned()),
+    }
+}
+
+pub(super) fn show_tables(tables: &bool) -> String {
+    if *tables { "auto" } else { "off" }.to_owned()
+}
+
+pub(super) fn max_frames(text: &str) -> Result<u32, String> {
+    between(text, "a number of frames", 1, MAX_WALK_FRAMES)
+}
+
+/// How many stacks are unwound twice and compared.
+pub(super) fn check(text: &str) -> Result<Check, String> {
+    let one_in = || {
+        let (one, every) = text.split_once('/')?;
+        let every = every.trim().parse().ok().filter(|every| (1..=MAX_CHECK_EVERY).contains(every))?;
+        (one.trim() == "1").then_some(Check::OneIn(every))
+    };
+    match text {
+        "off" => Ok(Check::Off),
+        "adaptive" => Ok(Check::Adaptive),
+        _ => one_in().ok_or_else(|| format!("is none of off, adaptive, 1/N with N from 1 to {MAX_CHECK_EVERY}")),
+    }
+}
+
+pub(super) fn show_check(check: &Check) -> String {
+    match check {
+        Check::Off => "off".to_owned(),
+        Check::Adaptive => "adaptive".to_owned(),
+        Check::OneIn(every) => format!("1/{every}"),
+    }
+}
+
+/// A directory, or none.
+pub(super) fn cache(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => path(text).map(Some).map_err(|_| "is neither off nor a path that begins with /".to_owned()),
+    }
+}
+
+pub(super) fn show_cache(cache: &Option<PathBuf>) -> String {
+    cache.as_deref().map_or_else(|| "off".to_owned(), show_path)
 }
 
 pub(super) fn profiles_from(text: &str) -> Result<ProfilesFrom, String> {

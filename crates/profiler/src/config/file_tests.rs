@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use sampler::{Check, UnwindConfig};
+
 use super::*;
-use crate::config::settings::{LogFormat, ProfilesFrom, Protocol};
+use crate::config::settings::{LogFormat, ProfilesFrom, Protocol, Unwind};
 
 fn read_with(text: &str, env: &[(&str, &str)]) -> Result<Settings, String> {
     let mut settings = Settings::default();
@@ -55,7 +57,7 @@ fn the_shipped_file_takes_the_usual_variables() {
 fn our_settings() {
     let s = read(
         "distribution:\n  someone_else: {x: 1}\n  profiler:\n    sampling: {frequency: 99, pid: [7, 8], window: 10s, snapshot_bytes: 32KiB}\n    \
-         web:\n      listen: 127.0.0.1:9\n      profiles_from: any\n    log:\n      format: json\n    print: true\n    \
+         unwind: {tables: off, check: 1/50, cache: off, memory: 8MiB}\n    web:\n      listen: 127.0.0.1:9\n      profiles_from: any\n    log:\n      format: json\n    print: true\n    \
          otlp: {endpoint: \"https://h\", headers_list: \"a=1,b=2\", headers: [{name: B, value: \"3\"}], timeout: 5}\n",
     )
     .unwrap();
@@ -63,6 +65,9 @@ fn our_settings() {
     assert_eq!((s.sampling.window, s.sampling.snapshot_bytes), (Duration::from_secs(10), 32 << 10));
     assert_eq!((s.web.listen.port(), s.web.profiles_from), (9, ProfilesFrom::Any));
     assert_eq!((s.log.format, s.print), (LogFormat::Json, true));
+    let kernel =
+        UnwindConfig { tables: false, memory_bytes: 8 << 20, check: Check::OneIn(50), ..UnwindConfig::default() };
+    assert_eq!(s.unwind, Unwind { kernel, cache: None });
     let otlp = s.otlp.unwrap();
     assert_eq!(otlp.endpoint, "https://h/v1development/profiles");
     assert_eq!(otlp.headers.0, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "3".to_owned())]);

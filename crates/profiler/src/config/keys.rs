@@ -62,6 +62,18 @@ pub(crate) const KEYS: &[Key] = &[
         boolean,
         text
     ),
+    key!("unwind.tables", "PROFILER_UNWIND_TABLES", "", unwind.kernel.tables, tables, show_tables),
+    key!(
+        "unwind.memory",
+        "PROFILER_UNWIND_MEMORY",
+        "--unwind-memory",
+        unwind.kernel.memory_bytes,
+        budget,
+        show_bytes_64
+    ),
+    key!("unwind.max_frames", "PROFILER_UNWIND_MAX_FRAMES", "", unwind.kernel.max_frames, max_frames, text),
+    key!("unwind.check", "PROFILER_UNWIND_CHECK", "", unwind.kernel.check, check, show_check),
+    key!("unwind.cache", "PROFILER_UNWIND_CACHE", "", unwind.cache, cache, show_cache),
     key!("filter.include", "PROFILER_INCLUDE", "--include", filter.include, rules, show_list),
     key!("filter.exclude", "PROFILER_EXCLUDE", "--exclude", filter.exclude, rules, show_list),
     key!("identity.kubernetes", "PROFILER_KUBERNETES", "", identity.kubernetes, kubernetes, show_kubernetes),
@@ -196,6 +208,16 @@ mod tests {
             ("sampling.snapshot_bytes", "64MiB"),
             ("sampling.ring_bytes", "3MiB"),
             ("export.max_request_bytes", "4MiB"),
+            ("unwind.tables", "on"),
+            ("unwind.memory", "64KiB"),
+            ("unwind.memory", "8GiB"),
+            ("unwind.max_frames", "0"),
+            ("unwind.max_frames", "1025"),
+            ("unwind.check", "0.5"),
+            ("unwind.check", "1/0"),
+            ("unwind.check", "1/1000001"),
+            ("unwind.cache", "cache"),
+            ("unwind.cache", ""),
             ("log.level", "loud"),
             ("log.format", "xml"),
             ("web.profiles_from", "world"),
@@ -222,6 +244,9 @@ mod tests {
         assert!(error.contains("more than 256"), "{error}");
         let error = rules("comm=a,unit=").unwrap_err();
         assert_eq!(error, "holds `unit=`, which has nothing after `=`");
+        let error = check("200").unwrap_err();
+        assert_eq!(error, "is none of off, adaptive, 1/N with N from 1 to 1000000");
+        assert_eq!(check("1 / 200").map(|c| show_check(&c)).as_deref(), Ok("1/200"));
         assert_eq!(log_level("WARN2").as_deref(), Ok("warn"));
         assert_eq!(log_level("sampler=debug,info").as_deref(), Ok("sampler=debug,info"));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use exporter::metrics::AggregatedSettings;
 use exporter::otlp::DEFAULT_MAX_ATTRIBUTES;
 use identity::IdentitySettings;
+use sampler::UnwindConfig;
 
 use crate::filter::Rule;
 
@@ -16,6 +17,8 @@ use crate::filter::Rule;
 pub(crate) struct Settings {
     /// What is sampled, and how.
     pub(crate) sampling: Sampling,
+    /// How user stacks are unwound.
+    pub(crate) unwind: Unwind,
     /// Whose samples are wanted.
     pub(crate) filter: Filter,
     /// How it is found out who processes are.
@@ -81,6 +84,24 @@ impl Default for Sampling {
             kernel_threads: true,
             environment: true,
         }
+    }
+}
+
+/// Where compiled tables are kept unless something else is said.
+const CACHE: &str = "/var/cache/profiler";
+
+/// How user stacks are unwound.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Unwind {
+    /// In the kernel by tables, and how that is checked.
+    pub(crate) kernel: UnwindConfig,
+    /// The directory of compiled tables, for the next start; none: nothing is written.
+    pub(crate) cache: Option<PathBuf>,
+}
+
+impl Default for Unwind {
+    fn default() -> Self {
+        Self { kernel: UnwindConfig::default(), cache: Some(PathBuf::from(CACHE)) }
     }
 }
 

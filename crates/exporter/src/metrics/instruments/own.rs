@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{Instrument, Out, Read, label, seconds};
-use crate::metrics::process::CpuTime;
-use crate::metrics::reading::Reading;
+use crate::metrics::process::{CpuTime, MAX_THREAD_SERIES};
 
 /// Pushing profiles, and pushing these numbers.
 pub(super) const EXPORT: &[Instrument] = &[
@@ -135,23 +134,67 @@ pub(super) const AGGREGATED: &[Instrument] = &[
 /// What the agent costs, and what runs.
 pub(super) const COST: &[Instrument] = &[
     Instrument {
-        name: "profiler.cpu",
+        name: "profiler.self.cpu",
         unit: "s",
         help: "CPU time of the agent by thread name, and of its worker process.",
         read: Read::CountSeconds(|r, out| {
-            for (name, time) in &r.process.threads {
-                cpu_seconds(r, "agent", name, *time, out);
+            for thread in r.process.threads.iter().take(MAX_THREAD_SERIES) {
+                cpu_seconds("agent", &thread.name, thread.cpu, out);
             }
-            cpu_seconds(r, "worker", "worker", r.process.worker, out);
+            cpu_seconds("worker", "worker", r.process.worker, out);
         }),
     },
     Instrument {
-        name: "profiler.resident_memory",
+        name: "profiler.self.bpf",
+        unit: "s",
+        help: "Time inside the eBPF program by stage: walking tables, copying stacks, ticks that a filter refused, the rest.",
+        read: Read::CountSeconds(|r, out| {
+            let unwind = &r.snapshot.unwind;
+            let known = unwind.walk_ns.saturating_add(unwind.snapshot_ns).saturating_add(unwind.filtered_ns);
+            let stages = [
+                ("walk", unwind.walk_ns),
+                ("snapshot", unwind.snapshot_ns),
+                ("filtered", unwind.filtered_ns),
+                ("rest", r.snapshot.sampler.bpf_run_ns.saturating_sub(known)),
+            ];
+            for (stage, ns) in stages {
+                out(seconds(ns), &[label("stage", stage)]);
+            }
+        }),
+    },
+    Instrument {
+        name: "profiler.self.resident_memory",
         unit: "By",
         help: "Resident memory of the agent and of its worker process.",
         read: Read::Gauge(|r, out| {
             out(r.process.agent_rss_bytes, &[label("process", "agent")]);
             out(r.process.worker_rss_bytes, &[label("process", "worker")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.self.kernel_memory",
+        unit: "By",
+        help: "Memory of all maps of the eBPF programs, those for unwind tables included.",
+        read: Read::Gauge(|r, out| out(r.snapshot.unwind.kernel_bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.self.threads",
+        unit: "{thread}",
+        help: "Threads of the agent by name, and of its worker process.",
+        read: Read::Gauge(|r, out| {
+            for thread in r.process.threads.iter().take(MAX_THREAD_SERIES) {
+                out(thread.threads, &[label("process", "agent"), label("thread", thread.name.clone())]);
+            }
+            out(r.process.worker_threads, &[label("process", "worker"), label("thread", "worker")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.self.open_fds",
+        unit: "{descriptor}",
+        help: "Open file descriptors of the agent and of its worker process.",
+        read: Read::Gauge(|r, out| {
+            out(r.process.agent_open_fds, &[label("process", "agent")]);
+            out(r.process.worker_open_fds, &[label("process", "worker")]);
         }),
     },
     Instrument {
@@ -176,7 +219,7 @@ pub(super) const PROCESS: &[Instrument] = &[
         unit: "s",
         help: "User and system CPU time of the agent.",
         read: Read::CountSeconds(|r, out| {
-            out(seconds(r.process.agent.user.saturating_add(r.process.agent.system), r.clock_hz), &[]);
+            out(seconds(r.process.agent.user_ns.saturating_add(r.process.agent.system_ns)), &[]);
         }),
     },
     Instrument {
@@ -195,7 +238,7 @@ pub(super) const PROCESS: &[Instrument] = &[
         name: "process.open_fds",
         unit: "{descriptor}",
         help: "Open file descriptors of the agent.",
-        read: Read::Gauge(|r, out| out(r.process.open_fds, &[])),
+        read: Read::Gauge(|r, out| out(r.process.agent_open_fds, &[])),
     },
     Instrument {
         name: "process.max_fds",
@@ -207,20 +250,20 @@ pub(super) const PROCESS: &[Instrument] = &[
         name: "process.threads",
         unit: "{thread}",
         help: "Threads of the agent.",
-        read: Read::Gauge(|r, out| out(r.process.thread_count, &[])),
+        read: Read::Gauge(|r, out| out(r.process.threads.iter().map(|t| t.threads).sum(), &[])),
     },
     Instrument {
         name: "process.start_time",
         unit: "s",
         help: "When the agent started, in seconds since the Unix epoch.",
-        read: Read::Gauge(|r, out| out(r.start_time_unix_s, &[])),
+        read: Read::Gauge(|r, out| out(r.process.start_time_unix_s, &[])),
     },
 ];
 
-fn cpu_seconds(reading: &Reading, process: &'static str, thread: &str, time: CpuTime, out: Out<'_, f64>) {
-    for (mode, ticks) in [("user", time.user), ("system", time.system)] {
+fn cpu_seconds(process: &'static str, thread: &str, time: CpuTime, out: Out<'_, f64>) {
+    for (mode, ns) in [("user", time.user_ns), ("system", time.system_ns)] {
         let labels = [label("process", process), label("thread", thread.to_owned()), label("mode", mode)];
-        out(seconds(ticks, reading.clock_hz), &labels);
+        out(seconds(ns), &labels);
     }
 }
 

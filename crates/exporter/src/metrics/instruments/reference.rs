@@ -13,8 +13,9 @@ use profile::stats::{CpuTicks, Snapshot};
 use super::{GROUPS, Instrument, Read, Reading};
 use crate::delivery::DeliveryStats;
 use crate::fixture::Builder;
-use crate::metrics::process::{CpuTime, ProcessReading};
-use crate::metrics::{Aggregated, AggregatedSettings, BuildInfo, Metrics, Sources, Statistics};
+use crate::metrics::{
+    Aggregated, AggregatedSettings, BuildInfo, Metrics, ProcessReading, Processes, Sources, Statistics, ThreadReading,
+};
 
 const BEGIN: &str = "<!-- What follows is made by `UPDATE_DOCS=1 cargo test -p exporter reference` -->\n";
 const END: &str = "<!-- End of what is made -->\n";
@@ -30,10 +31,15 @@ fn reading() -> Reading {
         missed: vec![0],
         delivery: DeliveryStats { requests: BTreeMap::from([(Arc::from("OK"), 1)]), ..DeliveryStats::default() },
         aggregated: aggregated.told(),
-        process: ProcessReading { threads: vec![("web".into(), CpuTime::default())], ..ProcessReading::default() },
+        process: process(),
         build: BuildInfo { version: "1".into(), revision: "a".into() },
         ..Reading::default()
     }
+}
+
+fn process() -> ProcessReading {
+    let web = ThreadReading { name: "web".to_owned(), ..ThreadReading::default() };
+    ProcessReading { threads: vec![web], ..ProcessReading::default() }
 }
 
 fn labels(instrument: &Instrument, reading: &Reading) -> BTreeSet<String> {
@@ -98,9 +104,16 @@ fn every_family_that_is_told_is_in_the_reference() {
             reading().snapshot
         }
     }
+    struct OneThread;
+    impl Processes for OneThread {
+        fn read(&self, _worker_pid: u32) -> ProcessReading {
+            process()
+        }
+    }
     let aggregated = Some(Arc::new(Aggregated::new(AggregatedSettings::default())));
     let build = BuildInfo::default();
-    let sources = Sources { statistics: Arc::new(OneCpu), delivery: None, store: None, aggregated, build };
+    let processes = Some(Arc::new(OneThread) as _);
+    let sources = Sources { statistics: Arc::new(OneCpu), delivery: None, store: None, aggregated, processes, build };
     let text = Metrics::new(sources).unwrap().render().unwrap();
     let told: BTreeSet<(String, String)> = text
         .lines()

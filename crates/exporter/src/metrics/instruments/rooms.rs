@@ -324,7 +324,7 @@ pub(super) const BPF: &[Instrument] = &[Instrument {
     name: "profiler.bpf.run",
     unit: "s",
     help: "Time inside the eBPF program, all CPUs.",
-    read: Read::CountSeconds(|r, out| out(seconds(r.snapshot.sampler.bpf_run_ns, 1_000_000_000), &[])),
+    read: Read::CountSeconds(|r, out| out(seconds(r.snapshot.sampler.bpf_run_ns), &[])),
 }];
 
 fn ends(reading: &Reading, whole: bool, out: Out<'_, u64>) {
