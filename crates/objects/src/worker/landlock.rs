@@ -64,3 +64,42 @@ fn version() -> Option<i64> {
     };
     (version >= 1).then_some(version)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io;
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn files_and_networks_are_out_of_reach_of_the_thread() {
+        let Some(version) = version() else {
+            eprintln!("SKIPPED: this kernel has no Landlock");
+            return;
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let opened = File::open("/etc/passwd").unwrap();
+        // The wall is the thread's.
+        let (before, stands, file, connected, read) = thread::spawn(move || {
+            let before = File::open("/etc/passwd").is_ok() && TcpStream::connect(address).is_ok();
+            // SAFETY: a switch of this thread.
+            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+            let stands = forbid_files();
+            let file = File::open("/etc/passwd").map(drop).map_err(|error| error.kind());
+            let connected = TcpStream::connect(address).map(drop).map_err(|error| error.kind());
+            let read = io::read_to_string(opened).is_ok();
+            (before, stands, file, connected, read)
+        })
+        .join()
+        .unwrap();
+        assert!(before && stands && read, "what was open stays open");
+        assert_eq!(file, Err(io::ErrorKind::PermissionDenied));
+        let expected = if version >= 4 { Err(io::ErrorKind::PermissionDenied) } else { Ok(()) };
+        assert_eq!(connected, expected);
+        assert!(File::open("/etc/passwd").is_ok(), "other threads are not meant");
+    }
+}
