@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use profile::{SymbolName, UserFrame, UserStack};
 
 use crate::client::Batch;
+use crate::fingerprint::Covered;
 use crate::protocol::{
     Extracted, MAX_BUILD_ID_CHARS, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_SEGMENTS, SampleMeta,
 };
@@ -18,7 +19,8 @@ use crate::wire::WireError;
 
 /// Takes the tables that came with an identity.
 pub(crate) fn stored(memfd: OwnedFd, extracted: &Extracted) -> Result<StoredTables, WireError> {
-    StoredTables::new(memfd, extracted.sizes).map_err(|_| WireError::Malformed("not a sealed table"))
+    let fingerprint = extracted.covered.as_ref().map(|covered| covered.fingerprint);
+    StoredTables::new(memfd, extracted.sizes, fingerprint).map_err(|_| WireError::Malformed("not a sealed table"))
 }
 
 /// Whether an identity is within its limits.
@@ -29,6 +31,7 @@ pub(crate) fn extracted(extracted: &Extracted) -> Result<(), WireError> {
         fine &= text(&elf.gnu, MAX_BUILD_ID_CHARS) && text(&elf.go, MAX_BUILD_ID_CHARS);
         fine &= elf.segments.len() <= MAX_SEGMENTS;
     }
+    fine &= extracted.covered.as_ref().is_none_or(Covered::is_sound);
     if fine { Ok(()) } else { Err(WireError::Malformed("identity")) }
 }
 

@@ -18,12 +18,13 @@ use profile::{MapEntry, ObjectId, SymbolName, UserStack};
 use crate::births::Births;
 use crate::checks;
 use crate::counters::{Counters, count};
+use crate::fingerprint::Run;
 use crate::held::{Budgets, Held, Part, Room};
 use crate::process::{CpuTimes, Nursery, Process, cpu_times};
 use crate::protocol::{Extracted, MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
 use crate::tables::StoredTables;
 use crate::wire::{Message, Patience, Until, WireError};
-use crate::{ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
+use crate::{Fingerprint, ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
 
 /// A worker that hardly got a CPU may take so many times as long.
 const STARVED_FACTOR: u32 = 4;
@@ -145,6 +146,40 @@ impl Client {
                 }
                 (Reply::Refused(reason), None) => Ok(Err(reason)),
                 _ => Err(WireError::Malformed("another reply than asked for")),
+            }
+        })
+    }
+
+    /// Has the worker say what a file is.
+    pub(crate) fn identify(&mut self, file: BorrowedFd<'_>) -> Result<Extracted, Fault> {
+        self.ask_of_file(&Request::Identify, file, |reply| match reply {
+            Reply::Identified(identity) => checks::extracted(&identity).map(|()| identity),
+            _ => Err(WireError::Malformed("another reply than asked for")),
+        })
+    }
+
+    /// Has the worker hash runs of blocks of a file. None where it has no such runs.
+    pub(crate) fn fingerprint(&mut self, file: BorrowedFd<'_>, runs: &[Run]) -> Result<Option<Fingerprint>, Fault> {
+        let request = Request::Fingerprint { runs: Cow::Borrowed(runs) };
+        self.ask_of_file(&request, file, |reply| match reply {
+            Reply::Fingerprint(fingerprint) => Ok(fingerprint),
+            _ => Err(WireError::Malformed("another reply than asked for")),
+        })
+    }
+
+    fn ask_of_file<T>(
+        &mut self,
+        request: &Request<'_>,
+        file: BorrowedFd<'_>,
+        take: impl FnOnce(Reply) -> Result<T, WireError>,
+    ) -> Result<T, Fault> {
+        let limit = self.timeouts.extract;
+        self.request(|process, _| {
+            let mut patience = patience(process, limit);
+            process.channel().send(request, &[], Some(file), &mut patience)?;
+            match receive(process, MAX_REPLY_BYTES, &mut patience)? {
+                Reply::Refused(reason) => Ok(Err(reason)),
+                reply => take(reply).map(Ok),
             }
         })
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) extracted: AtomicU64,
+    pub(crate) shared: AtomicU64,
     pub(crate) open_errors: AtomicU64,
     pub(crate) identity_mismatches: AtomicU64,
     pub(crate) parse_errors: AtomicU64,

@@ -17,6 +17,7 @@ use crate::counters::Counters;
 use crate::offenders::Offenders;
 use crate::open::{Roots, Wanted, change_by_link, shown_path};
 use crate::registry::{Limits, Look, Now, Registry};
+use crate::shared::Shared;
 use crate::timed::Timed;
 use crate::unwinding::TOLERATED_STACKS;
 use crate::{MappedFile, ObjectsConfig, SandboxReport, Timeouts, vdso};
@@ -42,6 +43,8 @@ pub enum ObjectsError {
 pub struct Objects {
     pub(crate) client: Mutex<Client>,
     registry: Mutex<Registry>,
+    /// Results of reading, for files with the same content.
+    pub(crate) shared: Mutex<Shared>,
     pub(crate) suspects: Mutex<Offenders<u64>>,
     /// Devices whose files hang.
     pub(crate) slow_devices: Mutex<Offenders<(u32, u32)>>,
@@ -71,6 +74,7 @@ impl Objects {
         Ok(Self {
             client: Mutex::new(client),
             registry: Mutex::new(Registry::new(limits)),
+            shared: Mutex::default(),
             suspects: Mutex::new(Offenders::new(TOLERATED_STACKS)),
             slow_devices: Mutex::new(Offenders::new(1)),
             counters,
@@ -137,6 +141,7 @@ impl Objects {
             objects,
             table_bytes,
             extracted: load(&counters.extracted),
+            shared: load(&counters.shared),
             open_errors: load(&counters.open_errors),
             identity_mismatches: load(&counters.identity_mismatches),
             parse_errors: load(&counters.parse_errors),

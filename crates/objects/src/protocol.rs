@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use profile::{MapEntry, ObjectId, Segment, SymbolName, UserRegisters, UserStack};
 use serde::{Deserialize, Serialize};
 
+use crate::Fingerprint;
+use crate::fingerprint::{Covered, Run};
 use crate::tables::Sizes;
 
 /// Both sides are the same binary; a binary replaced on disk while it runs is still `/proc/self/exe`. So any
@@ -79,6 +81,13 @@ pub(crate) enum Request<'a> {
         /// ELF addresses.
         addresses: Cow<'a, [u64]>,
     },
+    /// Say what the file is whose descriptor comes along. Reply: [`Reply::Identified`].
+    Identify,
+    /// Hash runs of blocks of the file whose descriptor comes along. Reply: [`Reply::Fingerprint`].
+    Fingerprint {
+        /// The runs.
+        runs: Cow<'a, [Run]>,
+    },
 }
 
 /// One sample of [`Request::Unwind`].
@@ -112,6 +121,10 @@ pub(crate) enum Reply {
     Names(Vec<Option<SymbolName>>),
     /// The request could not be served; the worker is well.
     Refused(String),
+    /// What a file is, without tables.
+    Identified(Extracted),
+    /// The fingerprint; none where the file has no such runs, or cannot be read.
+    Fingerprint(Option<Fingerprint>),
 }
 
 /// What a file is.
@@ -125,6 +138,8 @@ pub(crate) struct Extracted {
     pub(crate) sizes: Sizes,
     /// What went wrong; empty where nothing did.
     pub(crate) problem: String,
+    /// What all this is made of; none where another file cannot be known to be the same.
+    pub(crate) covered: Option<Covered>,
 }
 
 /// What an ELF file's headers say.

@@ -17,7 +17,9 @@ use crate::held::Part;
 use crate::offenders::Offenders;
 use crate::open::{Change, OpenError, Opened, Wanted, change_of_stat, open_mapped};
 use crate::protocol::Extracted;
+use crate::reader::{Read, Reader};
 use crate::registry::{Failure, Found, MAX_STRIKES, TableState};
+use crate::shared::Shared;
 use crate::tables::StoredTables;
 use crate::vdso;
 
@@ -71,7 +73,7 @@ impl Objects {
         let result = result.and_then(|opened| {
             let strikes = self.registry().strikes(&wanted.file, &opened.change);
             let (extracted, tables) = self.extract(client, wanted, &opened, strikes)?;
-            Ok(found(&opened, extracted, tables))
+            Ok(found(&opened, &extracted, tables))
         });
         let now = self.now();
         match result {
@@ -92,7 +94,7 @@ impl Objects {
             range: 0..0,
         };
         let (extracted, tables) = self.extract(&mut self.client(), &wanted, &opened, 0).ok()?;
-        let found = found(&opened, extracted, tables);
+        let found = found(&opened, &extracted, tables);
         let mut registry = self.registry();
         let info = ObjectInfo {
             id: registry.new_id(),
@@ -111,12 +113,11 @@ impl Objects {
         wanted: &Wanted,
         opened: &Opened,
         mut strikes: u32,
-    ) -> Result<(Extracted, Option<StoredTables>), Failure> {
+    ) -> Result<Read, Failure> {
         let change = opened.change;
         while strikes < MAX_STRIKES {
-            let fault = match client.extract(opened.descriptor.as_fd()) {
+            let fault = match self.reader(client).read(opened.descriptor.as_fd()) {
                 Ok((extracted, tables)) => {
-                    count(&self.counters.extracted);
                     let now = fstat(&opened.descriptor).map(|stat| change_of_stat(&stat));
                     if !now.is_ok_and(|now| now.same_content(&change)) {
                         count(&self.counters.parse_errors);
@@ -174,7 +175,7 @@ impl Objects {
                     // Made by a worker, and no worker takes it.
                     tracing::debug!(?object, ?reason, "tables are refused");
                     count(&self.counters.parse_errors);
-                    self.registry().give_up_tables(object);
+                    self.give_up(object);
                     return Loaded::No;
                 }
                 Err(Fault::Gone | Fault::NoWorker) => break,
@@ -187,8 +188,29 @@ impl Objects {
         Loaded::No
     }
 
+    /// An object's tables are not used any more, nor given to other files.
+    fn give_up(&self, object: ObjectId) {
+        let fingerprint = {
+            let mut registry = self.registry();
+            registry.give_up_tables(object);
+            registry.fingerprint(object)
+        };
+        if let Some(fingerprint) = fingerprint {
+            self.shared().forget(fingerprint);
+        }
+    }
+
+    /// Reads with this worker.
+    fn reader<'a>(&'a self, client: &'a mut Client) -> Reader<'a> {
+        Reader { client, shared: &self.shared, counters: &self.counters }
+    }
+
+    pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn quarantine(&self, object: ObjectId) {
-        self.registry().give_up_tables(object);
+        self.give_up(object);
         count(&self.counters.quarantined);
         tracing::debug!(?object, "the worker fails on an object's tables");
     }
@@ -226,7 +248,7 @@ impl Objects {
     }
 
     /// Extracts evicted tables again. The error says whether that will never succeed.
-    fn extract_again(&self, client: &mut Client, wanted: &Wanted, change: &Change) -> Result<StoredTables, bool> {
+    fn extract_again(&self, client: &mut Client, wanted: &Wanted, change: &Change) -> Result<Arc<StoredTables>, bool> {
         let opened = self.open(wanted).map_err(|_| false)?;
         if !opened.change.same_content(change) {
             return Err(true);
@@ -239,15 +261,14 @@ impl Objects {
     }
 }
 
-fn found(opened: &Opened, extracted: Extracted, tables: Option<StoredTables>) -> Found {
-    let is_elf = extracted.elf.is_some();
-    let elf = extracted.elf.unwrap_or_default();
+fn found(opened: &Opened, extracted: &Extracted, tables: Option<Arc<StoredTables>>) -> Found {
+    let elf = extracted.elf.clone().unwrap_or_default();
     Found {
         change: opened.change,
         deleted: opened.deleted,
-        build_id: BuildId { gnu: elf.gnu, go: elf.go, htlhash: extracted.htlhash },
+        build_id: BuildId { gnu: elf.gnu, go: elf.go, htlhash: extracted.htlhash.clone() },
         segments: elf.segments,
-        is_elf,
+        is_elf: extracted.elf.is_some(),
         tables,
     }
 }

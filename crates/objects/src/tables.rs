@@ -12,10 +12,13 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
+
+use crate::Fingerprint;
 
 use crate::mapped::MappedTable;
 
@@ -182,13 +185,18 @@ pub(crate) struct StoredTables {
     pub(crate) sizes: Sizes,
     /// The memfd's size.
     pub(crate) bytes: u64,
+    /// Of what they are made of. Files with the same have the same tables.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// A number that no other tables have had.
+    pub(crate) serial: u64,
 }
 
 impl StoredTables {
     /// Takes a memfd if it is sealed and as large as tables of these sizes make it.
-    pub(crate) fn new(memfd: OwnedFd, sizes: Sizes) -> Result<Self, TablesError> {
+    pub(crate) fn new(memfd: OwnedFd, sizes: Sizes, fingerprint: Option<Fingerprint>) -> Result<Self, TablesError> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         let bytes = check(memfd.as_fd(), sizes)?;
-        Ok(Self { memfd, sizes, bytes })
+        Ok(Self { memfd, sizes, bytes, fingerprint, serial: SERIAL.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// A copy of the table for the walk in the kernel. None where there is none.
@@ -297,7 +305,7 @@ mod tests {
         let file = File::from(memfd.try_clone().unwrap());
         assert!(file.write_all_at(b"x", 0).is_err());
         assert!(file.set_len(10).is_err() && file.set_len(1 << 20).is_err());
-        let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes).unwrap();
+        let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes, None).unwrap();
         assert_eq!(stored.walk().unwrap().unwrap(), b"walk");
         let tables = Tables::open(memfd).unwrap();
         assert_eq!(*tables.unwind().unwrap(), *b"unwind");
@@ -346,11 +354,11 @@ mod tests {
         fn tables_come_back(
             unwind in proptest::collection::vec(any::<u8>(), 1..5000),
             walk in proptest::collection::vec(any::<u8>(), 0..5000),
-            symbols in proptest::collection::vec(any::<u8>(), 0..5000),
+            symbols in proptest::collection::vec(any::<u8>(), 1..5000),
         ) {
             let memfd = write(&unwind, &walk, &symbols);
             let [a, b, c] = [&unwind, &walk, &symbols].map(|section| section.len() as u64);
-            let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes(a, b, c)).unwrap();
+            let stored = StoredTables::new(memfd.try_clone().unwrap(), sizes(a, b, c), None).unwrap();
             prop_assert_eq!(stored.walk().unwrap().unwrap_or_default(), walk);
             let tables = Tables::open(memfd).unwrap();
             prop_assert_eq!(&*tables.unwind().unwrap(), &unwind[..]);

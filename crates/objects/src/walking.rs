@@ -5,10 +5,17 @@
 
 use profile::ObjectId;
 
-use crate::Objects;
 use crate::registry::TableState;
+use crate::{Fingerprint, Objects};
 
 impl Objects {
+    /// The fingerprint of what an object's tables are made of: objects with the same have the same tables, also if they are
+    /// different files. None where it has no tables, or it is not known whether others have the same.
+    #[must_use]
+    pub fn fingerprint(&self, object: ObjectId) -> Option<Fingerprint> {
+        self.registry().fingerprint(object)
+    }
+
     /// An object's table for the walk in the kernel: the bytes of an `unwind_table::FileTable`. None where its file has
     /// none, or it cannot be had at the moment.
     ///

@@ -81,6 +81,8 @@ pub struct ObjectStats {
     pub table_bytes: u64,
     /// Files read by the worker.
     pub extracted: u64,
+    /// Files that were not, since their tables are those of another file: its content is the same where it matters.
+    pub shared: u64,
     /// Files that could not be opened, by any way.
     pub open_errors: u64,
     /// Files found, but of another device, inode or change than the mapping said.

@@ -20,9 +20,9 @@ use std::time::Duration;
 use profile::{BuildId, ObjectId, ObjectInfo, Segment};
 use rustc_hash::FxHashMap;
 
-use crate::MappedFile;
 use crate::open::{Change, OpenError, Wanted, shown_path};
 use crate::tables::{Sizes, StoredTables};
+use crate::{Fingerprint, MappedFile};
 
 /// Files looked at again in a second, at the most: a look costs microseconds.
 pub(crate) const CHECKS_PER_SECOND: u32 = 1000;
@@ -74,7 +74,7 @@ pub(crate) struct Found {
     pub(crate) build_id: BuildId,
     pub(crate) segments: Vec<Segment>,
     pub(crate) is_elf: bool,
-    pub(crate) tables: Option<StoredTables>,
+    pub(crate) tables: Option<Arc<StoredTables>>,
 }
 
 /// Why nothing was found.
@@ -122,6 +122,8 @@ struct Entry {
     tables: Option<Arc<StoredTables>>,
     /// Of its tables, held or not; none where it has none, or must not be used.
     sizes: Option<Sizes>,
+    /// Of what they are made of.
+    fingerprint: Option<Fingerprint>,
     /// Evicted tables are not extracted again before this.
     tables_retry: Duration,
     /// No mapping leads to it, so it is never let go.
@@ -149,7 +151,8 @@ pub(crate) struct Registry {
     entries: FxHashMap<ObjectId, Entry>,
     next_id: u64,
     uses: u64,
-    tables: usize,
+    /// How many files use tables that are held, by the tables' number.
+    holders: FxHashMap<u64, u32>,
     table_bytes: u64,
     checks_left: u32,
     checks_refilled: Duration,
@@ -163,7 +166,7 @@ impl Registry {
             entries: FxHashMap::default(),
             next_id: 1,
             uses: 0,
-            tables: 0,
+            holders: FxHashMap::default(),
             table_bytes: 0,
             checks_left: CHECKS_PER_SECOND,
             checks_refilled: Duration::ZERO,
@@ -294,7 +297,7 @@ impl Registry {
     }
 
     /// Adds an object that no mapping leads to (the vDSO).
-    pub(crate) fn insert_own(&mut self, info: ObjectInfo, tables: Option<StoredTables>) -> Arc<ObjectInfo> {
+    pub(crate) fn insert_own(&mut self, info: ObjectInfo, tables: Option<Arc<StoredTables>>) -> Arc<ObjectInfo> {
         let id = info.id;
         let wanted = Wanted { file: MappedFile::default(), tgid: 0, range: Range::default() };
         let info = self.insert_entry(id, wanted, info, None, Duration::ZERO);
@@ -349,6 +352,7 @@ impl Registry {
             change,
             tables: None,
             sizes: None,
+            fingerprint: None,
             tables_retry: Duration::ZERO,
             is_own: false,
             strikes: 0,

@@ -1,6 +1,7 @@
 //! The tables of known files: held within limits, let go, given up. No I/O but closing descriptors.
 //!
 //! **In**: tables (opaque). **Out**: tables. **Units**: bytes, descriptors.
+//! Tables that several files share count once.
 //! **Limits**: [`super::Limits`]; the least recently used go first, and are extracted again when they are needed.
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use profile::ObjectId;
 
 use super::{MAX_STRIKES, Now, Registry, TableState};
+use crate::Fingerprint;
 use crate::held::Part;
 use crate::tables::StoredTables;
 
@@ -44,6 +46,11 @@ impl Registry {
         self.entries.get(&object).and_then(|entry| entry.sizes).is_some_and(|sizes| sizes.walk > 0)
     }
 
+    /// The fingerprint of what an object's tables are made of, held or not. Not a use.
+    pub(crate) fn fingerprint(&self, object: ObjectId) -> Option<Fingerprint> {
+        self.entries.get(&object)?.fingerprint
+    }
+
     /// An object's evicted tables cannot be extracted again just now.
     pub(crate) fn postpone_tables(&mut self, object: ObjectId, now: Now) {
         if let Some(entry) = self.entries.get_mut(&object) {
@@ -52,7 +59,7 @@ impl Registry {
     }
 
     /// An object's evicted tables were extracted again.
-    pub(crate) fn restore(&mut self, object: ObjectId, tables: StoredTables) -> Option<Arc<StoredTables>> {
+    pub(crate) fn restore(&mut self, object: ObjectId, tables: Arc<StoredTables>) -> Option<Arc<StoredTables>> {
         self.store(object, tables);
         self.entries.get(&object)?.tables.clone()
     }
@@ -81,15 +88,19 @@ impl Registry {
     }
 
     /// Keeps an object's tables, and lets go those used least recently where there are too many.
-    pub(super) fn store(&mut self, object: ObjectId, tables: StoredTables) {
+    pub(super) fn store(&mut self, object: ObjectId, tables: Arc<StoredTables>) {
         self.drop_tables(object);
-        let bytes = tables.bytes;
+        let (bytes, serial) = (tables.bytes, tables.serial);
         let Some(entry) = self.entries.get_mut(&object) else { return };
+        entry.fingerprint = tables.fingerprint;
         entry.sizes = Some(tables.sizes);
-        entry.tables = Some(Arc::new(tables));
-        self.tables += 1;
-        self.table_bytes += bytes;
-        if self.tables <= self.limits.tables && self.table_bytes <= self.limits.table_bytes {
+        entry.tables = Some(tables);
+        let holders = self.holders.entry(serial).or_default();
+        *holders += 1;
+        if *holders == 1 {
+            self.table_bytes += bytes;
+        }
+        if self.holders.len() <= self.limits.tables && self.table_bytes <= self.limits.table_bytes {
             return;
         }
         let mut ages: Vec<(u64, ObjectId)> = self
@@ -103,21 +114,28 @@ impl Registry {
         let (enough, enough_bytes) =
             (self.limits.tables - self.limits.tables / 8, self.limits.table_bytes - self.limits.table_bytes / 8);
         for (_, id) in ages {
-            if self.tables <= enough && self.table_bytes <= enough_bytes {
+            if self.holders.len() <= enough && self.table_bytes <= enough_bytes {
                 return;
             }
             self.drop_tables(id);
         }
         // Alone it is more than everything may be: without it, then, and it is not tried again.
-        if self.tables > self.limits.tables || self.table_bytes > self.limits.table_bytes {
+        if self.holders.len() > self.limits.tables || self.table_bytes > self.limits.table_bytes {
             self.give_up_tables(object);
         }
     }
 
     pub(super) fn drop_tables(&mut self, object: ObjectId) {
         if let Some(tables) = self.entries.get_mut(&object).and_then(|entry| entry.tables.take()) {
-            self.tables -= 1;
-            self.table_bytes -= tables.bytes;
+            let holders = self.holders.get_mut(&tables.serial);
+            let left = holders.map_or(0, |holders| {
+                *holders -= 1;
+                *holders
+            });
+            if left == 0 {
+                self.holders.remove(&tables.serial);
+                self.table_bytes -= tables.bytes;
+            }
         }
     }
 }

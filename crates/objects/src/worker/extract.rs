@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 
 use object::read::ReadCache;
 
+use crate::Fingerprint;
 use crate::file::BoundedFile;
+use crate::fingerprint::Run;
 use crate::identity;
 use crate::protocol::{Extracted, MAX_REASON_BYTES, cut};
 use crate::tables::{Sizes, Writer};
@@ -66,12 +68,33 @@ fn read(
     let result = symbols.and_then(|symbols| writer.symbols(&symbols).map_err(|error| error.to_string()));
     step("symbols", result);
 
-    if let Err(error) = cache.into_inner().check_unchanged() {
+    let file = cache.into_inner();
+    if let Err(error) = file.check_unchanged() {
         // Tables of two states of a file would name one by the other.
         extracted.elf = None;
         return Err(error.to_string());
     }
     let Some((memfd, sizes)) = writer.finish().map_err(|error| error.to_string())? else { return Ok(None) };
     extracted.sizes = sizes;
+    extracted.covered = file.covered();
     Ok(Some(memfd))
+}
+
+/// Says what a file is.
+pub(super) fn identify(descriptor: OwnedFd) -> Extracted {
+    let mut extracted = Extracted::default();
+    let read = || -> Result<(), String> {
+        let mut file = BoundedFile::new(descriptor).map_err(|error| error.to_string())?;
+        extracted.htlhash = identity::htlhash(&mut file).map_err(|error| format!("hash: {error}"))?;
+        extracted.elf = Some(identity::elf(&ReadCache::new(file)).map_err(|error| error.to_string())?);
+        Ok(())
+    };
+    let problem = read().err().unwrap_or_default();
+    extracted.problem = cut(problem, MAX_REASON_BYTES);
+    extracted
+}
+
+/// The fingerprint of runs of blocks of a file. None where it has no such runs, or cannot be read.
+pub(super) fn fingerprint(descriptor: OwnedFd, runs: &[Run]) -> Option<Fingerprint> {
+    BoundedFile::new(descriptor).ok()?.fingerprint(runs).ok()?
 }

@@ -92,6 +92,8 @@ impl<T: Tools> Server<T> {
                     memory::give_back();
                     continue;
                 }
+                (Request::Identify, Some(file)) => Reply::Identified(extract::identify(file)),
+                (Request::Fingerprint { runs }, Some(file)) => Reply::Fingerprint(extract::fingerprint(file, &runs)),
                 (Request::Load { object, unwind, symbols }, Some(memfd)) => {
                     Reply::Loaded(self.load(object, memfd, unwind, symbols).map_err(reason))
                 }

@@ -15,7 +15,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use crate::support::{Folder, NOBODY, Test, config_with, mapped, sample};
 
 /// What a fake worker answers to every request.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "nothing",
     "close",
     "magic",
@@ -31,6 +31,7 @@ const KINDS: [&str; 16] = [
     "two-descriptors",
     "unsealed",
     "wrong-size",
+    "bad-runs",
     "unexpected-descriptor",
 ];
 
@@ -96,7 +97,7 @@ pub(crate) fn run(kind: &str) {
     let hello = match kind {
         "version" => vec![0, 99, 1, 1, 1, 1, 1, 1, 1, 1],
         "no-hello" => vec![4, 0],
-        _ => vec![0, 2, 1, 1, 1, 1, 1, 1, 1, 1],
+        _ => vec![0, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1],
     };
     message(&socket, &hello, &[]);
     loop {
@@ -107,7 +108,11 @@ pub(crate) fn run(kind: &str) {
         let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap());
         let mut rest = vec![0; (word(4) + word(8)) as usize];
         (&socket).read_exact(&mut rest).unwrap();
-        if !answer(&socket, kind) {
+        // It says what a file is like any other, where the nonsense is in the tables.
+        let is_identify = rest.first() == Some(&5);
+        if is_identify && matches!(kind, "two-descriptors" | "unsealed" | "wrong-size" | "bad-runs") {
+            message(&socket, &[6, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
+        } else if !answer(&socket, kind) {
             return;
         }
     }
@@ -115,8 +120,8 @@ pub(crate) fn run(kind: &str) {
 
 fn answer(socket: &UnixStream, kind: &str) -> bool {
     let file = File::open("/etc/hostname").unwrap();
-    // Extracted: hash "", no ELF, 16 + 0 + 16 bytes of tables, no problem.
-    let extracted = [1, 0, 0, 16, 0, 16, 0];
+    // Extracted: hash "", no ELF, 16 + 0 + 16 bytes of tables, no problem, no fingerprint.
+    let extracted = [1, 0, 0, 16, 0, 16, 0, 0];
     match kind {
         "nothing" => std::thread::sleep(Duration::from_secs(60)),
         "close" => return false,
@@ -129,7 +134,7 @@ fn answer(socket: &UnixStream, kind: &str) -> bool {
         "huge-bulk" => raw(socket, [MAGIC, 2, u32::MAX, 0], &[0; 64]),
         "short" => raw(socket, [MAGIC, 1000, 0, 0], &[2, 0]),
         "tail" => message(socket, &[2, 0, 0, 0, 0], &[]),
-        "hello-again" => message(socket, &[0, 2, 1, 1, 1, 1, 1, 1, 1, 1], &[]),
+        "hello-again" => message(socket, &[0, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[]),
         // Two stacks of one frame each, of an object that is not mapped.
         "stacks" => message(socket, &[3, 2, 1, 0, 77, 1, 0, 1, 0, 77, 1, 0], &[]),
         // Two billion stacks, says the length.
@@ -141,6 +146,12 @@ fn answer(socket: &UnixStream, kind: &str) -> bool {
             let memfd = rustix::fs::memfd_create("fake", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
             rustix::fs::ftruncate(&memfd, 64).unwrap();
             message(socket, &extracted, &[memfd.as_fd()]);
+        }
+        // One run of blocks, of a file without any.
+        "bad-runs" => {
+            let mut extracted = vec![1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1];
+            extracted.extend([0; 32]);
+            message(socket, &extracted, &[]);
         }
         "wrong-size" => {
             use rustix::fs::SealFlags;

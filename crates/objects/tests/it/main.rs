@@ -19,6 +19,7 @@ mod fuse;
 mod hostile;
 mod real;
 mod sandbox;
+mod shared;
 mod support;
 mod tools;
 mod worker;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
                 worker::tests(),
                 fake::tests(),
                 real::tests(),
+                shared::tests(),
                 fuse::tests(),
             ];
             let trials = tests.into_iter().flatten().map(|(name, test)| {
