@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use sampler_abi::{
-    CONTROL_FOLLOW_CHILDREN, CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_VERDICTS,
-    Control, DEFAULT_SNAPSHOT_BYTES, MAX_FILTERED_TGIDS, MAX_SNAPSHOT_BYTES, MAX_VERDICTS,
+    CONTROL_FOLLOW_CHILDREN, CONTROL_NO_KERNEL_THREADS, CONTROL_NO_SELF, CONTROL_ONLY_LISTED, CONTROL_TABLES,
+    CONTROL_VERDICTS, Control, DEFAULT_SNAPSHOT_BYTES, MAX_FILTERED_TGIDS, MAX_SNAPSHOT_BYTES, MAX_VERDICTS,
 };
+use unwind_table::{SHARD_BYTES, SHARDS};
 
+use crate::checks::CheckRate;
 use crate::error::SamplerError;
 use crate::kernel::{KernelConfig, MAX_RATE_HZ, MAX_RING_BYTES, MIN_RING_BYTES};
 
@@ -87,6 +89,12 @@ impl UnwindConfig {
             return invalid("one in 1 to 1000000 stacks may be compared");
         }
         Ok(())
+    }
+
+    /// The shards that the memory suffices for.
+    fn shards(&self) -> u32 {
+        let shards = self.memory_bytes / u64::from(SHARD_BYTES);
+        u32::try_from(shards).unwrap_or(SHARDS).clamp(1, SHARDS)
     }
 }
 
@@ -182,6 +190,7 @@ impl SamplerConfig {
         flag(self.target != Target::All, CONTROL_ONLY_LISTED);
         flag(matches!(self.target, Target::Processes { children: true, .. }), CONTROL_FOLLOW_CHILDREN);
         flag(filters, CONTROL_VERDICTS);
+        flag(self.unwind.tables, CONTROL_TABLES);
         let tgids = match &self.target {
             Target::All => Vec::new(),
             Target::Processes { tgids, .. } => tgids.clone(),
@@ -192,12 +201,13 @@ impl SamplerConfig {
                 flags,
                 snapshot_bytes: self.snapshot_bytes,
                 wakeup_bytes: self.ring_bytes / WAKEUP_SHARE,
-                ..Control::default()
+                max_user_frames: self.unwind.max_frames,
+                check_every: CheckRate::new(self.unwind.check, 0).every(),
             },
             tgids,
             own_tgids: vec![self_tgid],
             max_verdicts: if filters { MAX_VERDICTS } else { 0 },
-            max_shards: 0,
+            max_shards: if self.unwind.tables { self.unwind.shards() } else { 0 },
             ring_bytes: self.ring_bytes,
         }
     }
@@ -235,14 +245,21 @@ mod tests {
         let config = SamplerConfig {
             target: Target::Processes { tgids: vec![7], children: true },
             include_self: false,
+            unwind: UnwindConfig { tables: false, ..UnwindConfig::default() },
             ..SamplerConfig::default()
         };
         let kernel = config.kernel(42, false);
         assert_eq!(kernel.tgids, [7]);
         assert_eq!(kernel.control.flags, CONTROL_NO_SELF | CONTROL_ONLY_LISTED | CONTROL_FOLLOW_CHILDREN);
         assert_eq!(kernel.own_tgids, [42]);
-        assert_eq!(SamplerConfig::default().kernel(42, false).control.flags, 0);
-        let filtering = SamplerConfig::default().kernel(42, true);
+        let unwind = UnwindConfig { tables: false, ..UnwindConfig::default() };
+        let plain = SamplerConfig { unwind, ..SamplerConfig::default() };
+        assert_eq!((plain.kernel(42, false).control.flags, plain.kernel(42, false).max_shards), (0, 0));
+        let filtering = plain.kernel(42, true);
         assert_eq!((filtering.control.flags, filtering.max_verdicts), (CONTROL_VERDICTS, MAX_VERDICTS));
+        let walking = SamplerConfig::default().kernel(42, false);
+        assert_eq!(walking.control.flags, CONTROL_TABLES);
+        assert_eq!((walking.control.max_user_frames, walking.control.check_every), (256, 200));
+        assert_eq!(u64::from(walking.max_shards) * u64::from(SHARD_BYTES), 64 << 20);
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use profile::DropReason;
+use sampler_abi::FLAG_WALKED;
 
+use crate::checks::CheckRate;
 use crate::clock;
 use crate::family::{Change, Family};
 use crate::inbox::Batch;
@@ -44,6 +46,9 @@ pub(crate) struct Drainer {
     malformed: u64,
     /// The listed processes, where user space has to keep the list.
     family: Option<Family>,
+    checks: CheckRate,
+    /// Walked samples since it was asked last.
+    walked: u64,
     next_hotplug_mono_ns: u64,
     /// CPUs whose records were not read for a while, and that nobody knows of yet.
     blind: bool,
@@ -51,14 +56,15 @@ pub(crate) struct Drainer {
 }
 
 impl Drainer {
-    /// Everything is open and attached; `family` is given where the kernel side does not keep the list itself. `stop` must outlive
-    /// the drainer.
+    /// Everything is open and attached; `family` is given where the kernel side does not keep the list itself. `checks` says how many
+    /// walked samples are compared. `stop` must outlive the drainer.
     pub(crate) fn new(
         kernel: KernelSide,
         sideband: SideBand,
         shared: Arc<Shared>,
         stop: &EventFd,
         family: Option<Family>,
+        checks: CheckRate,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
@@ -75,6 +81,8 @@ impl Drainer {
             counters,
             malformed: 0,
             family,
+            checks,
+            walked: 0,
             next_hotplug_mono_ns: 0,
             blind: false,
             is_done: false,
@@ -96,6 +104,7 @@ impl Drainer {
                 self.next_hotplug_mono_ns = began + HOTPLUG_INTERVAL_NS;
                 self.hotplug();
                 self.count_malformed();
+                self.adjust_checks(began);
             }
         }
         self.kernel.detach();
@@ -127,9 +136,10 @@ impl Drainer {
 
     fn samples(&mut self, batch: &mut Batch) -> usize {
         let shared = &self.shared;
-        let (mut read, mut refused) = (0, 0);
+        let (mut read, mut refused, mut walked) = (0, 0, 0);
         let count = self.kernel.drain(|raw: RawSample<'_>| {
             read += 1;
+            walked += u64::from(raw.head.flags & FLAG_WALKED != 0);
             let sample = shared.pool.fill(raw.head, raw.kernel_frames(), raw.user_frames(), raw.stack);
             if shared.inbox.admit(sample.cost_bytes()) {
                 batch.samples.push(sample);
@@ -140,7 +150,17 @@ impl Drainer {
         });
         shared.ledger.read(read);
         shared.ledger.dropped(DropReason::MergeFull, refused);
+        self.walked += walked;
         count
+    }
+
+    /// About as many samples are compared in the next second as are wanted.
+    fn adjust_checks(&mut self, now_mono_ns: u64) {
+        if let Some(every) = self.checks.adjust(std::mem::take(&mut self.walked), now_mono_ns)
+            && let Err(error) = self.kernel.set_check_every(every)
+        {
+            tracing::warn!(error = %error, "more or fewer stacks are compared than should be");
+        }
     }
 
     fn records(&mut self, batch: &mut Batch) {

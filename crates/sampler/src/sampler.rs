@@ -1,9 +1,9 @@
-//! Starting and stopping: what is opened in which order, and the two threads.
+//! Starting and stopping: what is opened in which order, and the threads.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use profile::{DropReason, Ledger, Window};
 use rustc_hash::FxHashSet;
 
 use crate::aggregate::AggregatorConfig;
+use crate::checks::CheckRate;
 use crate::clock;
 use crate::config::{SamplerConfig, Target};
 use crate::declared::Environments;
@@ -21,7 +22,7 @@ use crate::error::SamplerError;
 use crate::family::Family;
 use crate::inbox::Inbox;
 use crate::judge::Judge;
-use crate::kernel::{KernelSide, online_cpus};
+use crate::kernel::{KernelSide, TablesHandle, online_cpus};
 use crate::own::OwnProcesses;
 use crate::pipeline::{Parts, Pipeline, Shared};
 use crate::place::{self, Places};
@@ -30,6 +31,7 @@ use crate::sample::Pool;
 use crate::sideband::SideBand;
 use crate::source::ObjectSource;
 use crate::stats::{Counted, StatsHandle};
+use crate::tables::{self, Desk, TableSource, TablesCounted};
 use crate::targets::Targets;
 use crate::unwinding::MAX_FRAMES;
 use crate::verdicts::Verdicts;
@@ -39,6 +41,8 @@ const LAST_SEND_TIMEOUT: Duration = Duration::from_secs(2);
 const LAST_SEND_STEP: Duration = Duration::from_millis(10);
 /// The unwinding thread looks at the clock at least this often.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Batches of news that wait for the thread "tables". While it is busy with a file news are gathered further before the channel.
+const NEWS: usize = 4;
 /// Rounds of looking for descendants that were forked while looking.
 const CHILD_ROUNDS: usize = 5;
 
@@ -48,12 +52,14 @@ pub struct Sampler {
     stop: EventFd,
     drain: Option<JoinHandle<()>>,
     unwind: Option<JoinHandle<()>>,
+    tables: Option<JoinHandle<()>>,
     stats: StatsHandle,
     targets: Targets,
 }
 
 impl Sampler {
-    /// Opens the side-band rings, reads /proc, attaches the timers, and starts the threads "drain" and "unwind".
+    /// Opens the side-band rings, reads /proc, attaches the timers, and starts the threads "drain", "unwind" and
+    /// "tables" (where the kernel takes what that needs).
     /// Closed windows go into `windows`; where it is full they are dropped and counted. `judge` says which samples are
     /// wanted ([`crate::judge::TakeAll`]: all).
     ///
@@ -69,7 +75,7 @@ impl Sampler {
         Self::start_with(config, objects, ledger, windows, judge)
     }
 
-    fn start_with<O: ObjectSource + Send + 'static>(
+    fn start_with<O: ObjectSource + TableSource + Clone + Send + 'static>(
         config: SamplerConfig,
         objects: O,
         ledger: Arc<Ledger>,
@@ -104,9 +110,20 @@ impl Sampler {
             pool: Pool::default(),
         });
         let system = |what| move |source| SamplerError::System { what, source };
+        let tables_counted = Arc::new(TablesCounted::default());
+        let (desk, tables) = match tables_handle(&config, &mut kernel) {
+            Some(handle) => {
+                let (send, news) = sync_channel(NEWS);
+                let (source, counted) = (objects.clone(), Arc::clone(&tables_counted));
+                let run = move || tables::run(&source, handle, &news, &counted);
+                (Desk::new(send, Arc::clone(&tables_counted)), Some(run))
+            }
+            None => (Desk::default(), None),
+        };
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(io::Error::from);
         let stop = stop.map_err(system("an eventfd"))?;
-        let drainer = Drainer::new(kernel, sideband, Arc::clone(&shared), &stop, family);
+        let checks = CheckRate::new(config.unwind.check, began.mono_ns);
+        let drainer = Drainer::new(kernel, sideband, Arc::clone(&shared), &stop, family, checks);
         let drainer = drainer.map_err(system("an epoll instance"))?;
         let aggregation = AggregatorConfig {
             length_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
@@ -123,17 +140,21 @@ impl Sampler {
             own,
             per_thread: config.per_thread,
             max_user_frames: if config.unwind.tables { config.unwind.max_frames as usize } else { MAX_FRAMES },
+            desk,
         };
         let mut pipeline = Pipeline::new(parts, aggregation, began);
         pipeline.scanned(scanned_mono_ns, scanned);
 
-        let mut sampler =
-            Self { stop, drain: None, unwind: None, stats: StatsHandle::new(stats_source, counted), targets };
+        let stats = StatsHandle::new(stats_source, counted, tables_counted);
+        let mut sampler = Self { stop, drain: None, unwind: None, tables: None, stats, targets };
         let unwind = move || unwind_thread(pipeline, &shared, &windows);
-        // Should the second thread not start, dropping `sampler` stops what runs; the unwinding thread is started
+        // Should another thread not start, dropping `sampler` stops what runs; the unwinding thread is started
         // last, so that it never waits for a batch that nobody sends.
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
         sampler.drain = Some(spawn("drain").spawn(move || drainer.run()).map_err(system("the thread \"drain\""))?);
+        if let Some(run) = tables {
+            sampler.tables = Some(spawn("tables").spawn(run).map_err(system("the thread \"tables\""))?);
+        }
         sampler.unwind = Some(spawn("unwind").spawn(unwind).map_err(system("the thread \"unwind\""))?);
         Ok(sampler)
     }
@@ -159,7 +180,8 @@ impl Sampler {
     fn shut_down(&mut self) {
         // Writing to an eventfd fails only at 2^64 - 1.
         let _ = self.stop.write(1);
-        for thread in [self.drain.take(), self.unwind.take()].into_iter().flatten() {
+        // The last one ends when nobody sends it news any more.
+        for thread in [self.drain.take(), self.unwind.take(), self.tables.take()].into_iter().flatten() {
             if thread.join().is_err() {
                 tracing::error!("a thread of the sampler has panicked");
             }
@@ -171,6 +193,17 @@ impl Drop for Sampler {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// What fills the tables, where they are wanted and the kernel takes them.
+fn tables_handle(config: &SamplerConfig, kernel: &mut KernelSide) -> Option<TablesHandle> {
+    if !config.unwind.tables {
+        return None;
+    }
+    if let Some(error) = kernel.tables_error() {
+        tracing::warn!(%error, "no unwinding in the kernel: all samples carry a piece of their stack");
+    }
+    kernel.take_tables()
 }
 
 fn unwind_thread<O: ObjectSource>(mut pipeline: Pipeline<O, ProcFs>, shared: &Shared, windows: &SyncSender<Window>) {

@@ -242,6 +242,15 @@ impl KernelSide {
         self.control.set(0, ControlValue(control), 0).map_err(|source| KernelError::Map { name: "CONTROL", source })
     }
 
+    /// Changes how many walked samples carry a snapshot too ([`Control::check_every`]), from the next tick on.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn set_check_every(&mut self, check_every: u32) -> Result<(), KernelError> {
+        let control = self.control.get(&0, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?.0;
+        self.set_control(Control { check_every, ..control })
+    }
+
     /// Lists a process.
     ///
     /// # Errors
