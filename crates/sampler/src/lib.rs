@@ -40,6 +40,7 @@ mod sampler;
 mod sideband;
 mod source;
 mod stats;
+mod tables;
 mod targets;
 mod unwinding;
 mod verdicts;

@@ -7,6 +7,7 @@
 //! read again at most [`unsettled::REREADS_PER_SECOND`] times a second for single processes, and wholly for a twentieth of the time.
 
 mod house;
+mod telling;
 mod unsettled;
 mod walked;
 
@@ -36,6 +37,7 @@ use crate::sample::{Pool, Sample};
 use crate::sideband::{Kind, Record};
 use crate::source::ObjectSource;
 use crate::stats::Counted;
+use crate::tables::Desk;
 use crate::unwinding::{UserHalf, Waiting, WaitingList, build_stack, unwind};
 use crate::verdicts::Verdicts;
 use crate::walked::Walks;
@@ -75,6 +77,8 @@ pub(crate) struct Parts<O, P> {
     pub(crate) per_thread: bool,
     /// User frames of a stack at the most, whoever unwound it.
     pub(crate) max_user_frames: usize,
+    /// Where news go for the thread of tables.
+    pub(crate) desk: Desk,
 }
 
 /// The state of it all.
@@ -93,6 +97,7 @@ pub(crate) struct Pipeline<O, P> {
     waiting: WaitingList,
     walks: Walks,
     checks: Checks,
+    desk: Desk,
     max_user_frames: usize,
     aggregator: Aggregator,
     /// Of the sample at hand; kept for its memory.
@@ -103,7 +108,10 @@ pub(crate) struct Pipeline<O, P> {
 impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// With what /proc said at start. Windows begin at `start`.
     pub(crate) fn new(parts: Parts<O, P>, windows: AggregatorConfig, start: Now) -> Self {
-        let Parts { shared, objects, proc, places, environments, verdicts, own, per_thread, max_user_frames } = parts;
+        let Parts { shared, objects, proc, places, environments, verdicts, own, per_thread, max_user_frames, desk } =
+            parts;
+        let mut table = ProcessTable::default();
+        table.note_changes(desk.is_open());
         Self {
             shared,
             proc,
@@ -112,11 +120,12 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             verdicts,
             own,
             merge: Merge::default(),
-            table: ProcessTable::default(),
+            table,
             resolver: Resolver::new(objects, per_thread),
             waiting: WaitingList::default(),
             walks: Walks::default(),
             checks: Checks::default(),
+            desk,
             max_user_frames,
             aggregator: Aggregator::new(windows, start),
             frames: Vec::new(),
@@ -164,6 +173,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             self.shared.pool.turn();
             self.verdicts.turn();
         }
+        self.tell(&windows);
         self.publish();
         windows
     }
@@ -228,6 +238,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             return self.without_process(sample, StackEnd::UnknownProcess);
         };
         let now = self.unsettled.now_mono_ns;
+        telling::sampled(&mut self.desk, &mut self.walks.published, &head, process, now);
         if process.environment == Environment::NotRead
             && process.is_running()
             && let Some(environments) = &mut self.environments
@@ -309,6 +320,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
                 self.compared(waiting, check, end);
                 continue;
             }
+            self.want_files(waiting);
             let time = waiting.sample.head.time_mono_ns;
             self.aggregator.insert(time, &waiting.owner, &self.frames, |object| self.resolver.info(object));
             self.shared.ledger.ended(end, 1);

@@ -7,6 +7,7 @@ use profile::ledger::KernelCounts;
 use profile::stats::{CpuTicks, SamplerStats, UnwindStats};
 
 use crate::kernel::{Counters, CountersHandle};
+use crate::tables::TablesCounted;
 
 /// What the threads count. Each field is stored by one thread alone.
 #[derive(Debug, Default)]
@@ -42,12 +43,13 @@ pub(crate) struct Counted {
 pub struct StatsHandle {
     kernel: CountersHandle,
     counted: Arc<Counted>,
+    tables: Arc<TablesCounted>,
     last: Arc<Mutex<Counters>>,
 }
 
 impl StatsHandle {
-    pub(crate) fn new(kernel: CountersHandle, counted: Arc<Counted>) -> Self {
-        Self { kernel, counted, last: Arc::default() }
+    pub(crate) fn new(kernel: CountersHandle, counted: Arc<Counted>, tables: Arc<TablesCounted>) -> Self {
+        Self { kernel, counted, tables, last: Arc::default() }
     }
 
     /// What the eBPF program has counted, summed over CPUs.
@@ -111,7 +113,22 @@ impl StatsHandle {
     #[must_use]
     pub fn unwind(&self) -> UnwindStats {
         let total = self.read().total();
-        UnwindStats { snapshot_ns: total.snapshot_ns, filtered_ns: total.filtered_ns, ..UnwindStats::default() }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut stats = UnwindStats {
+            walked: total.walked,
+            bridged_unknown: total.bridged_unknown,
+            bridged_pending: total.bridged_pending,
+            bridged_bad_frame: total.bridged_bad_frame,
+            checks_agree: load(&self.counted.checks_agree),
+            checks_differ: load(&self.counted.checks_differ),
+            checks_inconclusive: load(&self.counted.checks_inconclusive),
+            walk_ns: total.walk_ns,
+            snapshot_ns: total.snapshot_ns,
+            filtered_ns: total.filtered_ns,
+            ..UnwindStats::default()
+        };
+        self.tables.fill(&mut stats);
+        stats
     }
 
     /// Whether every online CPU is sampled.

@@ -64,6 +64,7 @@ impl Bench {
             own: OwnProcesses::new(None, 0),
             per_thread: false,
             max_user_frames: 256,
+            desk: Desk::default(),
         };
         let pipeline = Pipeline::new(parts, windows, start);
         Self { pipeline, shared, objects, proc, windows: Vec::new(), taken: 0 }

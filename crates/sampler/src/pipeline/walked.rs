@@ -49,7 +49,10 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             Verdict::Inconclusive => &counted.checks_inconclusive,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let _taken_off = self.checks.count(check, &self.frames, verdict, |object| self.resolver.info(object));
+        let taken_off = self.checks.count(check, &self.frames, verdict, |object| self.resolver.info(object));
+        if let Some(object) = taken_off {
+            self.desk.taken_off(object);
+        }
         self.shared.inbox.release(waiting.sample.cost_bytes());
     }
 }

@@ -55,6 +55,15 @@ impl Start {
         }
     }
 
+    /// The latest time that it can be. Whoever has the tgid after this process started later.
+    pub(crate) fn latest_mono_ns(self) -> u64 {
+        match self {
+            Self::Exact(known) => known,
+            Self::Scanned { to, .. } => to.saturating_add(SCAN_SLACK_NS),
+            Self::Forked { at, .. } => at,
+        }
+    }
+
     /// The best number for it.
     pub(crate) fn mono_ns(self) -> u64 {
         match self {

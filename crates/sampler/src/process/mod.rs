@@ -11,6 +11,7 @@
 //! **Limits**: [`MAX_PROCESSES`], then new ones are refused and counted ([`TableStats::refused_processes`]); mappings
 //! see [`maps`]. A process stays [`GRACE_NS`] after its end, for samples still on their way.
 
+mod changes;
 mod files;
 mod identity;
 mod maps;
@@ -22,6 +23,8 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+pub(crate) use changes::Change;
+use changes::Changes;
 pub(crate) use files::Files;
 pub(crate) use identity::Start;
 pub(crate) use maps::{FileKind, MapBudget, MapFile, MapSet, Mapping};
@@ -71,6 +74,7 @@ pub(crate) struct ProcessTable {
     budget: Arc<MapBudget>,
     generations: u64,
     sweep: Vec<u32>,
+    changes: Changes,
     stats: TableStats,
 }
 
@@ -219,6 +223,7 @@ impl ProcessTable {
             process.environment = Environment::NotRead;
             process.executed_mono_ns = Some(time);
             process.threads = 1;
+            self.changes.executed(tgid);
         }
     }
 
@@ -237,7 +242,9 @@ impl ProcessTable {
             process.generation = generation;
         }
         let mapping = Mapping { start: map.start, end: map.end, offset: map.offset, file };
-        if !MapSet::insert_into(&mut process.maps, mapping) {
+        if MapSet::insert_into(&mut process.maps, mapping) {
+            self.changes.other(tgid);
+        } else {
             self.stats.refused_mappings += 1;
         }
     }
@@ -288,6 +295,7 @@ impl ProcessTable {
         if let Some(process) = self.running(tgid) {
             process.ended_mono_ns = Some(time);
             self.ended.push_back((time, tgid));
+            self.changes.other(tgid);
         }
     }
 

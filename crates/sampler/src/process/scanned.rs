@@ -80,6 +80,7 @@ impl ProcessTable {
             // An ending process has no mappings any more; what was known of it names its samples still.
             if *process.maps != maps && !maps.list().is_empty() {
                 process.maps = Arc::new(maps);
+                self.changes.other(scanned.tgid);
             }
             process.maps_known = true;
         }

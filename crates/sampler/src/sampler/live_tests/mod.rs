@@ -16,6 +16,7 @@ use objects::{MappedFile, UnwindRequest};
 use profile::{BuildId, Frame, ObjectId, ObjectInfo, StackEnd, Stage, UserFrame, UserStack};
 
 use super::*;
+use crate::config::UnwindConfig;
 use crate::judge::TakeAll;
 
 mod owners;
@@ -39,7 +40,7 @@ impl ObjectSource for Paths {
 
     fn object(&self, file: &MappedFile, tgid: u32, _: std::ops::Range<u64>) -> Arc<ObjectInfo> {
         self.asked.lock().unwrap().push((file.clone(), tgid));
-        self.known(file).unwrap_or_else(|| {
+        ObjectSource::known(self, file).unwrap_or_else(|| {
             let mut all = self.all.lock().unwrap();
             let info = Arc::new(ObjectInfo {
                 id: ObjectId(all.len() as u64 + 1),
@@ -54,7 +55,7 @@ impl ObjectSource for Paths {
     }
 
     fn vdso(&self) -> Option<Arc<ObjectInfo>> {
-        Some(self.object(&MappedFile { path: b"[vdso]".to_vec(), ..MappedFile::default() }, 0, 0..0))
+        Some(ObjectSource::object(self, &MappedFile { path: b"[vdso]".to_vec(), ..MappedFile::default() }, 0, 0..0))
     }
 
     fn worker_tgid(&self) -> u32 {
@@ -72,6 +73,21 @@ impl ObjectSource for Paths {
         };
         thread::sleep(self.delay);
         request.samples.iter().map(one).collect()
+    }
+}
+
+impl TableSource for Paths {
+    fn known(&self, file: &MappedFile) -> Option<Arc<ObjectInfo>> {
+        ObjectSource::known(self, file)
+    }
+
+    fn object(&self, file: &MappedFile, tgid: u32, range: std::ops::Range<u64>) -> Arc<ObjectInfo> {
+        ObjectSource::object(self, file, tgid, range)
+    }
+
+    /// These files are only names.
+    fn walk_table(&self, _: ObjectId) -> Option<Vec<u8>> {
+        None
     }
 }
 
@@ -118,8 +134,10 @@ fn start_judged(
     Live { sampler, stats, ledger, objects, windows, looked_at: Vec::new(), _alone: alone }
 }
 
+/// Stacks are unwound by the stand-in.
 fn config() -> SamplerConfig {
-    SamplerConfig { rate_hz: 99, window: Duration::from_secs(1), ..SamplerConfig::default() }
+    let unwind = UnwindConfig { tables: false, ..UnwindConfig::default() };
+    SamplerConfig { rate_hz: 99, window: Duration::from_secs(1), unwind, ..SamplerConfig::default() }
 }
 
 /// One entry of a window.
