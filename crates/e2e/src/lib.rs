@@ -6,9 +6,11 @@
 //! traffic stays on 127.0.0.1; every process is stopped by its pid ([`process::Running`]); every wait ends.
 
 pub mod agent;
+pub mod bpf;
 pub mod browser;
 pub mod cluster;
 pub mod collector;
+pub mod cost;
 pub mod hostile;
 pub mod http;
 pub mod otlp;

@@ -1,4 +1,4 @@
-//! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`.
+//! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`, `soak`.
 
 mod bench;
 mod build_bpf;
@@ -9,6 +9,7 @@ mod kernels;
 mod packages;
 mod peers;
 mod shell;
+mod soak;
 mod test;
 mod workloads;
 
@@ -37,6 +38,8 @@ enum Task {
     Test(test::TestArgs),
     /// Measure.
     Bench(bench::BenchArgs),
+    /// Let it run for a while, and look that all stays true.
+    Soak(soak::SoakArgs),
     /// A real Kubernetes of one node on this machine, for tests.
     Cluster(cluster::ClusterArgs),
     /// Check manifests, rules, dashboard and Dockerfile with the programs that will read them.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Peers => all_peers(),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Cluster(args) => cluster::run(&args),
         Task::Deploy(args) => deploy::run(&args),
         Task::Image(args) => image::run(&args),

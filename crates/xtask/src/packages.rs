@@ -43,8 +43,15 @@ pub(crate) const FOR_TESTS: &[Need] = &[
 ];
 
 /// What the benchmark compares with.
-pub(crate) const FOR_BENCH: &[Need] =
-    &[need("gcc", "gcc"), need("/usr/bin/python3", "python3"), need("perf", "linux-perf")];
+pub(crate) const FOR_BENCH: &[Need] = &[
+    need("gcc", "gcc"),
+    need("/usr/bin/python3", "python3"),
+    need("perf", "linux-perf"),
+    need("unshare", "util-linux"),
+];
+
+/// A program that the benchmark measures where it can be had.
+pub(crate) const NODE: &[Need] = &[need("node", "nodejs")];
 
 fn there(program: &str) -> bool {
     if program.starts_with('/') { Path::new(program).exists() } else { which(program).is_some() }

@@ -30,6 +30,10 @@ const RECIPES: &[Recipe] = &[
         &["cc", "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-Wall", "c/deep.c", "-o", "{}/deep"],
     ),
     recipe(
+        "ladder",
+        &["cc", "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-Wall", "c/ladder.c", "-o", "{}/ladder"],
+    ),
+    recipe(
         "libprofiled.so",
         &["cc", "-O2", "-fPIC", "-shared", "-fomit-frame-pointer", "-Wall", "c/shared.c", "-o", "{}/libprofiled.so"],
     ),

@@ -1,0 +1,111 @@
+//! Ten minutes, or more, of a compile farm: this workspace is built again and again, with thousands of short processes and large
+//! compilers, while the agent runs with all exports on.
+//!
+//! `cargo xtask soak farm` builds what this needs and starts it. **In**: minutes, samples per second. **Out**: what was seen, on
+//! standard output; an exit code that is not 0 where something did not stay true: the ledger at every scrape, memory flat after the
+//! warm-up, no process published to the kernel that is dead. **Units**: seconds, MB. **Limits**: needs root.
+
+mod farm;
+mod watch;
+
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::agent::{Agent, Setup};
+use e2e::bpf::Before;
+use e2e::collector::Collector;
+use e2e::{figure, paths};
+use farm::Farm;
+use watch::{Look, Watch};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(5);
+/// After the farm has ended, the agent has so long to forget its processes.
+const FORGETTING: Duration = Duration::from_secs(15);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            figure(format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<()> {
+    let [minutes, hz] = words else { anyhow::bail!("soak MINUTES HZ") };
+    let lasting = Duration::from_secs(minutes.parse::<u64>()? * 60);
+    let folder = paths::scratch("soak-farm")?;
+    let collector = Collector::start(&folder)?;
+    let before = Before::now()?;
+    let agent = Setup::new("agent", &folder)?
+        .otlp("grpc", &format!("http://127.0.0.1:{}", collector.ports.grpc))
+        .env("OTEL_METRICS_EXPORTER", "prometheus,otlp")
+        .env("PROFILER_UNWIND_CACHE", folder.join("cache"))
+        .env("PROFILER_FREQUENCY", hz)
+        .start()?;
+    let mut farm = Farm::start(&folder)?;
+    let mut watch = Watch::default();
+    let begun = Instant::now();
+    while begun.elapsed() < lasting {
+        sleep(EVERY);
+        farm.check()?;
+        let look = look(&agent, &before, begun)?;
+        watch.add(look);
+    }
+    let builds = farm.stop()?;
+    figure(format!("{builds} builds in {} s", begun.elapsed().as_secs()));
+    sleep(FORGETTING);
+    let last = look(&agent, &before, begun)?;
+    let left = last.dead.len();
+    let published = last.published;
+    watch.add(last);
+    let end = agent.stop()?.success()?;
+    drop(collector);
+    for line in watch.report() {
+        figure(line);
+    }
+    figure(format!("after the farm: {left} of {published:?} published processes are dead"));
+    ensure!(!end.log.contains("panicked"), "a thread of the agent panicked; see {}", folder.display());
+    ensure!(builds > 0, "no build ended in this time: more minutes are needed");
+    let mut faults = watch.faults(lasting);
+    if left > 0 {
+        faults.push(format!("{left} dead processes are still published {FORGETTING:?} after the farm ended"));
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(())
+}
+
+/// Everything that is looked at, once.
+fn look(agent: &Agent, before: &Before, begun: Instant) -> Result<Look> {
+    let scrape = agent.scrape()?;
+    let ledger = scrape.ledger()?.check().err().map(|error| format!("{error:#}"));
+    let published = before.published().context("the map of processes")?;
+    let dead = published.iter().flatten().filter(|(tgid, start_ns)| !watch::alive(*tgid, *start_ns)).copied().collect();
+    let gauge = |name: &str| scrape.sum(name).unwrap_or(0.0);
+    Ok(Look {
+        at: begun.elapsed(),
+        ledger,
+        agent_mb: rss_mb(agent.running.pid())?,
+        // It may be replaced at this very moment; that is counted below.
+        worker_mb: agent.worker().and_then(rss_mb).unwrap_or(0.0),
+        maps_mb: before.map_bytes()?.0 / 1e6,
+        published: published.map(|all| all.len()),
+        dead,
+        processes: gauge("profiler_processes"),
+        restarts: gauge("profiler_worker_restarts_total"),
+        dropped: scrape.ledger()?.dropped,
+        taken: scrape.ledger()?.taken,
+        walked: gauge("profiler_unwind_walked_total"),
+        evicted: gauge("profiler_unwind_files_left_total"),
+        tables_mb: gauge("profiler_unwind_tables_bytes") / 1e6,
+    })
+}
+
+fn rss_mb(pid: u32) -> Result<f64> {
+    e2e::cost::Status::of(pid)?.mb("VmRSS:")
+}
