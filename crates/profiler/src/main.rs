@@ -34,6 +34,7 @@ use anyhow::Context;
 use cli::Command;
 
 fn main() -> ExitCode {
+    limits::keep_memory_small();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),

@@ -6,6 +6,8 @@
 //! **In**: a hostile file. **Out**: symbols whose names point into it. **Units**: ELF addresses. **Limits**:
 //! [`MAX_TABLE_BYTES`], [`Limits`]. What is broken is left out.
 
+use std::ops::Range;
+
 use object::elf::{self, Rela64};
 use object::read::ReadRef;
 use object::read::elf::{Rela, SectionHeader};
@@ -16,6 +18,8 @@ use crate::ranges::Candidate;
 use crate::table::Limits;
 
 const MAX_TABLE_BYTES: u64 = 256 << 20;
+/// Of the table's head.
+const HEAD_BYTES: u64 = 9 * 8;
 const MAX_RELOCATIONS: u64 = 4 << 20;
 /// Go 1.18 and 1.20.
 const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
@@ -33,19 +37,25 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, limits: &Limits) -> Optio
     if size > MAX_TABLE_BYTES || section.sh_type(elf.endian) == elf::SHT_NOBITS {
         return None;
     }
-    let table = elf.file.read_bytes_at(section.sh_offset(elf.endian), size).ok()?;
+    // Not the whole of it: most of these tables, which may be tens of megabytes, is about lines.
+    let read = |range: Range<u64>| {
+        let offset = section.sh_offset(elf.endian).checked_add(range.start)?;
+        elf.file.read_bytes_at(offset, range.end.min(size).checked_sub(range.start)?).ok()
+    };
+    let head = read(0..HEAD_BYTES)?;
     // Magic, two zeros, the smallest instruction's bytes, a pointer's bytes.
-    if !MAGICS.contains(&number(table, 0)?) || *table.get(7)? != 8 {
+    if !MAGICS.contains(&number(head, 0)?) || *head.get(7)? != 8 {
         return None;
     }
-    let words: Vec<u64> = (1..9).map(|i| word(table, i * 8)).collect::<Option<_>>()?;
-    let &[count, _, text, names, _, _, _, functions] = words.as_slice() else { return None };
+    let words: Vec<u64> = (1..9).map(|i| word(head, i * 8)).collect::<Option<_>>()?;
+    let &[count, _, text, names, units, files, lines, functions] = words.as_slice() else { return None };
     let text = if text == 0 { text_of_module(elf)? } else { text };
     let (text_start, text_end) = elf.code_around(text)?;
     let count = usize::try_from(count).ok()?.min(limits.symbols);
     let budget = NameBudget::new(limits);
-    let functions = table.get(usize::try_from(functions).ok()?..)?;
-    let names = table.get(usize::try_from(names).ok()?..)?;
+    let behind = [units, files, lines, functions].into_iter().filter(|&at| at > names).min();
+    let names = read(names..behind.unwrap_or(size))?;
+    let functions = read(functions..size)?;
     let mut out = Vec::with_capacity(count.min(functions.len() / 8));
     for i in 0..count {
         // One row more than there are functions: the end of the last.

@@ -21,6 +21,8 @@ pub(crate) const MAX_ROOTS: usize = 32;
 pub(crate) const MAX_RESTORERS: usize = 8;
 pub(crate) const MAX_SECTION_BYTES: u64 = 256 << 20;
 
+/// Room for what comes before the sections: enough for all files but odd ones.
+const HEAD_BYTES: usize = 1024;
 /// The header of an `.eh_frame_hdr` of our own making, before its table.
 pub(crate) const INDEX_HEAD_BYTES: usize = 16;
 /// One row of the table: where a function starts, and its entry's offset in the section.
@@ -111,7 +113,10 @@ pub(crate) struct Blob {
 
 impl Blob {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let sections = [&self.eh_frame, &self.debug_frame];
+        let bytes = sections.into_iter().flatten().map(|s| s.bytes.len().saturating_add(s.index.len()));
+        let mut out =
+            Vec::with_capacity(bytes.sum::<usize>().saturating_add(self.distances.len()).saturating_add(HEAD_BYTES));
         let mut put = |n: u64| out.extend_from_slice(&n.to_le_bytes());
         for n in [MAGIC, u64::from(native::MACHINE), self.base, self.text, self.got] {
             put(n);
@@ -130,7 +135,6 @@ impl Blob {
         }
         put(self.restorers.len() as u64);
         self.restorers.iter().for_each(|&n| put(n));
-        let sections = [&self.eh_frame, &self.debug_frame];
         for section in sections {
             match section {
                 None => put(0),

@@ -7,6 +7,8 @@
 //! **In**: a hostile file. **Out**: rows of (start from the blob's base, distance), sorted. **Units**: bytes.
 //! **Limits**: [`MAX_TABLE_BYTES`], [`MAX_ROWS`], [`MAX_FUNCTION_ROWS`]; what is above them has no rows.
 
+use std::ops::Range;
+
 use object::elf::{self, Rela64};
 use object::read::ReadRef;
 use object::read::elf::{Rela, SectionHeader};
@@ -15,6 +17,8 @@ use crate::blob::{INDEX_ROW_BYTES, index_row};
 use crate::extract::Elf;
 
 const MAX_TABLE_BYTES: u64 = 256 << 20;
+/// Of the table's head.
+const HEAD_BYTES: u64 = 9 * 8;
 const MAX_ROWS: usize = 4_000_000;
 const MAX_FUNCTION_ROWS: usize = 4096;
 const MAX_RELOCATIONS: u64 = 4 << 20;
@@ -32,7 +36,12 @@ pub(crate) fn rows<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> 
     let mut rows = read(elf, base).unwrap_or_default();
     rows.sort_by_key(|row| row.0);
     rows.dedup_by(|later, earlier| later.1 == earlier.1);
-    rows.iter().flat_map(|(start, distance)| [start.to_le_bytes(), distance.to_le_bytes()]).flatten().collect()
+    let mut bytes = Vec::with_capacity(rows.len().saturating_mul(INDEX_ROW_BYTES));
+    for (start, distance) in rows {
+        bytes.extend_from_slice(&start.to_le_bytes());
+        bytes.extend_from_slice(&distance.to_le_bytes());
+    }
+    bytes
 }
 
 /// The distance at an ELF address.
@@ -50,18 +59,23 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> Option<Vec<
     if size > MAX_TABLE_BYTES || section.sh_type(elf.endian) == elf::SHT_NOBITS {
         return None;
     }
-    let table = elf.file.read_bytes_at(section.sh_offset(elf.endian), size).ok()?;
+    // Not the whole of it: half of these tables, which may be tens of megabytes, are names and lines.
+    let read = |range: Range<u64>| {
+        let offset = section.sh_offset(elf.endian).checked_add(range.start)?;
+        elf.file.read_bytes_at(offset, range.end.min(size).checked_sub(range.start)?).ok()
+    };
+    let head = read(0..HEAD_BYTES)?;
     // Magic, two zeros, the smallest instruction's bytes, a pointer's bytes.
-    let quantum = u32::from(*table.get(6)?);
-    if !MAGICS.contains(&number(table, 0)?) || *table.get(7)? != 8 {
+    let quantum = u32::from(*head.get(6)?);
+    if !MAGICS.contains(&number(head, 0)?) || *head.get(7)? != 8 {
         return None;
     }
-    let words: Vec<u64> = (1..9).map(|i| word(table, i * 8)).collect::<Option<_>>()?;
+    let words: Vec<u64> = (1..9).map(|i| word(head, i * 8)).collect::<Option<_>>()?;
     let &[count, _, text, _, _, _, distances, functions] = words.as_slice() else { return None };
     let text = if text == 0 { text_of_module(elf)? } else { text };
     let text = u32::try_from(text.checked_sub(base)?).ok()?;
-    let functions = table.get(usize::try_from(functions).ok()?..)?;
-    let distances = table.get(usize::try_from(distances).ok()?..)?;
+    let distances = read(distances..if distances < functions { functions } else { size })?;
+    let functions = read(functions..size)?;
     let mut out = Vec::new();
     for i in 0..usize::try_from(count).ok()? {
         let at = i.checked_mul(8)?;
