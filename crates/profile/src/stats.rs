@@ -97,6 +97,29 @@ pub struct ObjectStats {
     pub worker_failed_requests: u64,
     /// The worker's pid now; 0 where none runs.
     pub worker_pid: u32,
+    /// Tables kept on disk; none where they are not.
+    pub cache: Option<CacheStats>,
+}
+
+/// Of tables kept on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Bytes of all entries, as far as this agent knows.
+    pub bytes: u64,
+    /// Files whose tables were found there.
+    pub hits: u64,
+    /// Files of which nothing was found there.
+    pub misses: u64,
+    /// Entries written.
+    pub stored: u64,
+    /// Entries found damaged, and deleted.
+    pub damaged: u64,
+    /// Entries deleted to make room.
+    pub evicted: u64,
+    /// Entries that could not be read or written: a full disk, say.
+    pub failed: u64,
+    /// Entries not written, since too many were waiting.
+    pub dropped: u64,
 }
 
 /// Of naming.
@@ -138,6 +161,10 @@ pub struct UnwindStats {
     pub walked: u64,
     /// User frames of these.
     pub walked_frames: u64,
+    /// Of the walked: stacks that were cut where their process's mappings had changed since they were published.
+    pub stale_walks: u64,
+    /// Of the walked: those whose stacks found no room where stacks are remembered, and were made of their addresses once more.
+    pub unremembered_walks: u64,
     /// Samples with a snapshot instead: their process was not published, or is not the one that was.
     pub bridged_unknown: u64,
     /// Samples with a snapshot instead: their walk came to a file whose table was not loaded.

@@ -116,6 +116,9 @@ impl StatsHandle {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut stats = UnwindStats {
             walked: total.walked,
+            walked_frames: total.walked_frames,
+            stale_walks: load(&self.counted.stale_walks),
+            unremembered_walks: load(&self.counted.walks_forgotten),
             bridged_unknown: total.bridged_unknown,
             bridged_pending: total.bridged_pending,
             bridged_bad_frame: total.bridged_bad_frame,

@@ -5,6 +5,7 @@ use super::*;
 use crate::process::{MapBudget, MapFile};
 
 const PAGES: u64 = 16;
+const PAGE_COUNT: usize = 16;
 const PAGE: u64 = 0x1000;
 
 /// One page of an address space: nothing, memory without a file, or a page of one of three files.
@@ -51,8 +52,8 @@ proptest! {
     #[test]
     fn no_frame_is_believed_that_a_table_of_other_code_led_to(
         (before, changes) in (
-            proptest::collection::vec(page(), PAGES as usize),
-            proptest::collection::vec((0..PAGES as usize, page()), 0..8),
+            proptest::collection::vec(page(), PAGE_COUNT),
+            proptest::collection::vec((0..PAGE_COUNT, page()), 0..8),
         ),
         leaf in 0..PAGES * PAGE,
         stack in proptest::collection::vec(0u64..1 << 40, 0..20),

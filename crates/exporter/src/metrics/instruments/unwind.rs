@@ -17,6 +17,18 @@ pub(super) const UNWIND: &[Instrument] = &[
         read: Read::Count(|r, out| out(r.snapshot.unwind.walked_frames, &[])),
     },
     Instrument {
+        name: "profiler.unwind.stale",
+        unit: "{sample}",
+        help: "Walked samples that were cut where the process's mappings had changed since the kernel side got them.",
+        read: Read::Count(|r, out| out(r.snapshot.unwind.stale_walks, &[])),
+    },
+    Instrument {
+        name: "profiler.unwind.unremembered",
+        unit: "{sample}",
+        help: "Walked samples whose stacks found no room where stacks are remembered, and were made of their addresses once more.",
+        read: Read::Count(|r, out| out(r.snapshot.unwind.unremembered_walks, &[])),
+    },
+    Instrument {
         name: "profiler.unwind.bridged",
         unit: "{sample}",
         help: "Samples with a snapshot of the stack instead, by reason: the process was not known to the kernel side, a file's table was not loaded, the walk met a frame that made no sense.",
