@@ -150,6 +150,8 @@ impl Builder {
                 *number = new;
             }
         }
+        // The second rule of all: see `Builder::new`.
+        let unsupported_rows = self.numbers.iter().filter(|&&number| number == 1).count() as u64;
         let renumber = |old: u16| renumbered.get(usize::from(old)).copied().unwrap_or(0);
         self.numbers.iter_mut().for_each(|number| *number = renumber(*number));
 
@@ -180,7 +182,8 @@ impl Builder {
         stats.largest_page = writer.largest_page;
         stats.too_large_blocks = writer.too_large;
         stats.bytes = (writer.data.len() + writer.anchors.len() * 4 + rules.len() * 8) as u64;
-        let table = FileTable::new(self.machine, self.base, stats.rows, writer.anchors, rules, writer.data);
+        let table =
+            FileTable::new(self.machine, self.base, (stats.rows, unsupported_rows), writer.anchors, rules, writer.data);
         (table, stats)
     }
 }

@@ -7,8 +7,8 @@
 use crate::format::{Anchor, BLOCK_BITS, MAX_BLOCKS, MAX_PAGE_BITS, MAX_RULES, MIN_PAGE_BITS, PLACE_BYTES};
 use crate::rule::Rule;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"unwtbl\0\x01");
-const HEAD_WORDS: usize = 8;
+const MAGIC: u64 = u64::from_le_bytes(*b"unwtbl\0\x02");
+const HEAD_WORDS: usize = 9;
 /// Blocks of one file, in bytes. An anchor of a file counts units of 16 bytes in 28 bits, so more could not be told.
 const MAX_DATA_BYTES: usize = 256 << 20;
 
@@ -32,6 +32,7 @@ pub struct FileTable {
     machine: u16,
     base: u64,
     rows: u64,
+    unsupported_rows: u64,
     anchors: Vec<u32>,
     rules: Vec<Rule>,
     data: Vec<u8>,
@@ -46,8 +47,17 @@ pub(crate) struct Block {
 }
 
 impl FileTable {
-    pub(crate) fn new(machine: u16, base: u64, rows: u64, anchors: Vec<u32>, rules: Vec<Rule>, data: Vec<u8>) -> Self {
-        Self { machine, base, rows, anchors, rules, data }
+    /// `rows`: all of them, and those whose rule has no compact form.
+    pub(crate) fn new(
+        machine: u16,
+        base: u64,
+        rows: (u64, u64),
+        anchors: Vec<u32>,
+        rules: Vec<Rule>,
+        data: Vec<u8>,
+    ) -> Self {
+        let (rows, unsupported_rows) = rows;
+        Self { machine, base, rows, unsupported_rows, anchors, rules, data }
     }
 
     /// `e_machine` of the file.
@@ -66,6 +76,12 @@ impl FileTable {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Of these, rows whose rule has no compact form: a walk ends there. For statistics.
+    #[must_use]
+    pub fn unsupported_rows(&self) -> u64 {
+        self.unsupported_rows
     }
 
     /// Bytes that it takes when it is placed, without the gaps between blocks.
@@ -115,6 +131,7 @@ impl FileTable {
             u64::from(self.machine),
             self.base,
             self.rows,
+            self.unsupported_rows,
             self.rules.len() as u64,
             self.anchors.len() as u64,
             self.data.len() as u64,
@@ -137,7 +154,7 @@ impl FileTable {
         };
         let head = head.map(u64::from_le_bytes);
         let body = bytes.get(HEAD_WORDS * 8..).unwrap_or_default();
-        let [magic, machine, base, rows, rules, anchors, data, sum] = head;
+        let [magic, machine, base, rows, unsupported_rows, rules, anchors, data, sum] = head;
         if magic != MAGIC {
             return Err(TableError::Version);
         }
@@ -158,6 +175,7 @@ impl FileTable {
             machine: u16::try_from(machine).map_err(|_| TableError::Malformed("its machine"))?,
             base,
             rows,
+            unsupported_rows,
             anchors: anchor_bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect(),
             rules: rule_bytes.as_chunks::<8>().0.iter().map(|word| Rule(u64::from_le_bytes(*word))).collect(),
             data: data.to_vec(),

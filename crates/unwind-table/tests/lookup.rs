@@ -142,3 +142,16 @@ fn more_than_the_format_holds() {
     let (mut shards, mut arena) = (LocalShards::new(), Arena::new(8));
     arena.load(1, &table, 0, &mut shards).unwrap();
 }
+
+#[test]
+fn rows_without_a_compact_form_are_counted() {
+    let mut builder = Builder::new(62, 0..0x10_000);
+    for (address, rule) in
+        [(0, rule(5)), (16, Rule::UNSUPPORTED), (32, rule(6)), (48, Rule::UNSUPPORTED), (64, rule(5))]
+    {
+        builder.push(address, rule);
+    }
+    let (table, _) = builder.finish();
+    assert_eq!((table.rows(), table.unsupported_rows()), (5, 2));
+    assert_eq!(FileTable::parse(&table.to_bytes()).unwrap().unsupported_rows(), 2);
+}

@@ -13,6 +13,7 @@ pub(crate) struct TablesCounted {
     pub(crate) files_refused: AtomicU64,
     pub(crate) files_taken_off: AtomicU64,
     pub(crate) files_without_table: AtomicU64,
+    pub(crate) unsupported_rows: AtomicU64,
     pub(crate) processes_published: AtomicU64,
     pub(crate) processes_refused: AtomicU64,
     pub(crate) table_bytes: AtomicU64,
@@ -32,6 +33,7 @@ impl TablesCounted {
         stats.files_refused = load(&self.files_refused);
         stats.files_taken_off = load(&self.files_taken_off);
         stats.files_without_table = load(&self.files_without_table);
+        stats.unsupported_rows = load(&self.unsupported_rows);
         stats.processes_published = load(&self.processes_published);
         stats.processes_refused = load(&self.processes_refused);
         stats.table_bytes = load(&self.table_bytes);

@@ -66,6 +66,8 @@ pub(super) struct Object {
     pub(super) progress: Progress,
     pub(super) heat: u64,
     pub(super) is_queued: bool,
+    /// Rows of its loaded table at which a walk ends.
+    pub(super) unsupported_rows: u64,
     idle_windows: u32,
 }
 
@@ -189,6 +191,7 @@ impl State {
             progress: Progress::Unloaded,
             heat: 0,
             is_queued: false,
+            unsupported_rows: 0,
             idle_windows: 0,
         });
         object.names.insert(Arc::clone(name));
@@ -217,6 +220,9 @@ impl State {
         };
         if let Some(object) = self.objects.get_mut(&id) {
             object.progress = progress;
+            object.unsupported_rows = table.map_or(0, FileTable::unsupported_rows);
+            let (path, rows) = (&object.info.path, table.map_or(0, FileTable::rows));
+            tracing::debug!(file = %path, rows, unsupported = object.unsupported_rows, ?progress, "a file's table");
         }
         if !matches!(progress, Progress::Refused(_)) {
             self.outdate_users(id);

@@ -13,7 +13,7 @@ use sampler_abi::ProcessEntry;
 use unwind_table::{Arena, SHARD_BYTES};
 
 use super::desk::{Mapped, Why};
-use super::files::{File, Object};
+use super::files::{File, Object, Progress};
 use super::queue::Queue;
 use super::sets::Set;
 use super::{Kernel, TablesCounted};
@@ -211,6 +211,8 @@ impl State {
         store(&counted.files_taken_off, self.taken_off);
         let without = self.objects.values().filter(|object| object.is_without_table()).count();
         store(&counted.files_without_table, without as u64);
+        let loaded = self.objects.values().filter(|object| object.progress == Progress::Loaded);
+        store(&counted.unsupported_rows, loaded.map(|object| object.unsupported_rows).sum());
         store(&counted.processes_published, self.processes.len() as u64);
         store(&counted.processes_refused, self.refused_processes);
         store(&counted.table_bytes, arena.total_bytes - arena.free_bytes);

@@ -210,6 +210,12 @@ pub(super) const FILES: &[Instrument] = &[
         read: Read::Count(|r, out| out(r.snapshot.objects.extracted, &[])),
     },
     Instrument {
+        name: "profiler.objects.shared",
+        unit: "{file}",
+        help: "Executable files that were not read, since another one with the same content was.",
+        read: Read::Count(|r, out| out(r.snapshot.objects.shared, &[])),
+    },
+    Instrument {
         name: "profiler.objects.tables",
         unit: "By",
         help: "Bytes of unwind and name tables held.",

@@ -75,7 +75,7 @@ pub(super) const UNWIND: &[Instrument] = &[
     Instrument {
         name: "profiler.unwind.rows.unsupported",
         unit: "{row}",
-        help: "Rows of loaded tables whose rule has no compact form: a walk ends there and the sample carries a snapshot.",
+        help: "Rows of loaded tables whose rule has no compact form: a walk ends there with `no_table`.",
         read: Read::Gauge(|r, out| out(r.snapshot.unwind.unsupported_rows, &[])),
     },
     Instrument {
