@@ -1,5 +1,6 @@
 //! The ledger, the sampler, target files and names: what the rooms before the exporter count.
 
+use profile::stats::CacheStats;
 use profile::{DropReason, StackEnd, Stage};
 
 use super::{Instrument, Out, Read, label, seconds};
@@ -222,6 +223,33 @@ pub(super) const FILES: &[Instrument] = &[
         read: Read::Gauge(|r, out| out(r.snapshot.objects.table_bytes, &[])),
     },
     Instrument {
+        name: "profiler.cache.size",
+        unit: "By",
+        help: "Bytes of tables kept on disk for the next start.",
+        read: Read::Gauge(|r, out| out(cache(r).bytes, &[])),
+    },
+    Instrument {
+        name: "profiler.cache.lookups",
+        unit: "{file}",
+        help: "Files that were looked for there, by whether they were found: then they are not read.",
+        read: Read::Count(|r, out| {
+            out(cache(r).hits, &[label("result", "hit")]);
+            out(cache(r).misses, &[label("result", "miss")]);
+        }),
+    },
+    Instrument {
+        name: "profiler.cache.entries",
+        unit: "{entry}",
+        help: "Entries written, deleted to make room, found damaged and deleted, not read or written for an error, not written since too many waited.",
+        read: Read::Count(|r, out| {
+            out(cache(r).stored, &[label("outcome", "stored")]);
+            out(cache(r).evicted, &[label("outcome", "evicted")]);
+            out(cache(r).damaged, &[label("outcome", "damaged")]);
+            out(cache(r).failed, &[label("outcome", "failed")]);
+            out(cache(r).dropped, &[label("outcome", "dropped")]);
+        }),
+    },
+    Instrument {
         name: "profiler.objects.errors",
         unit: "{error}",
         help: "Executable files that could not be used: not opened, not the file that was mapped, not understood.",
@@ -332,6 +360,11 @@ pub(super) const BPF: &[Instrument] = &[Instrument {
     help: "Time inside the eBPF program, all CPUs.",
     read: Read::CountSeconds(|r, out| out(seconds(r.snapshot.sampler.bpf_run_ns), &[])),
 }];
+
+/// Without a cache nothing happens in it.
+fn cache(reading: &Reading) -> CacheStats {
+    reading.snapshot.objects.cache.unwrap_or_default()
+}
 
 fn ends(reading: &Reading, whole: bool, out: Out<'_, u64>) {
     for end in StackEnd::ALL.into_iter().filter(|end| end.is_whole() == whole) {
