@@ -12,6 +12,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod births;
+mod cache;
 mod checks;
 mod client;
 mod config;

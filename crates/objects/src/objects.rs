@@ -3,7 +3,9 @@
 //! Two locks, taken in this order: the worker's (held while a request runs, which may take long), then the
 //! registry's (never held during I/O). What answers without I/O takes the registry's alone.
 
+use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +14,7 @@ use profile::stats::ObjectStats;
 use profile::{BuildId, ObjectInfo};
 use rustix::process::{Resource, getrlimit};
 
+use crate::cache::{self, Cache};
 use crate::client::Client;
 use crate::counters::Counters;
 use crate::offenders::Offenders;
@@ -45,6 +48,7 @@ pub struct Objects {
     registry: Mutex<Registry>,
     /// Results of reading, for files with the same content.
     pub(crate) shared: Mutex<Shared>,
+    pub(crate) cache: Option<Cache>,
     pub(crate) suspects: Mutex<Offenders<u64>>,
     /// Devices whose files hang.
     pub(crate) slow_devices: Mutex<Offenders<(u32, u32)>>,
@@ -63,7 +67,8 @@ impl Objects {
     /// The worker did not start.
     pub fn start(config: ObjectsConfig) -> Result<Self, ObjectsError> {
         let counters = Arc::new(Counters::default());
-        let client = Client::start(&config, Arc::clone(&counters))?;
+        let mut client = Client::start(&config, Arc::clone(&counters))?;
+        let cache = open_cache(&config, &mut client);
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / DESCRIPTOR_SHARE;
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX).max(FEWEST_TABLES);
         let limits = Limits {
@@ -75,6 +80,7 @@ impl Objects {
             client: Mutex::new(client),
             registry: Mutex::new(Registry::new(limits)),
             shared: Mutex::default(),
+            cache,
             suspects: Mutex::new(Offenders::new(TOLERATED_STACKS)),
             slow_devices: Mutex::new(Offenders::new(1)),
             counters,
@@ -149,6 +155,7 @@ impl Objects {
             worker_restarts: load(&counters.worker_restarts),
             worker_failed_requests: load(&counters.worker_failed_requests),
             worker_pid: self.worker_pid(),
+            cache: self.cache.as_ref().map(Cache::stats),
         }
     }
 
@@ -205,6 +212,20 @@ impl Objects {
             readable: false,
         })
     }
+}
+
+/// The cache on disk, where one is wanted and can be had.
+fn open_cache(config: &ObjectsConfig, client: &mut Client) -> Option<Cache> {
+    let directory = config.cache.as_ref()?;
+    let program = File::open(&config.worker.program).ok();
+    let identity = program.and_then(|program| client.identify(program.as_fd()).ok());
+    let Some(producer) = identity.as_ref().and_then(cache::producer) else {
+        tracing::warn!("tables are not kept on disk: this program's own file cannot be read");
+        return None;
+    };
+    Cache::open(directory, config.cache_bytes, producer)
+        .inspect_err(|error| tracing::warn!(?directory, %error, "tables are not kept on disk"))
+        .ok()
 }
 
 impl Drop for Objects {

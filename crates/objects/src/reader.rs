@@ -9,6 +9,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cache::Cache;
 use crate::client::{Client, Fault};
 use crate::counters::{Counters, count};
 use crate::protocol::Extracted;
@@ -22,6 +23,7 @@ pub(crate) type Read = (Arc<Extracted>, Option<Arc<StoredTables>>);
 pub(crate) struct Reader<'a> {
     pub(crate) client: &'a mut Client,
     pub(crate) shared: &'a Mutex<Shared>,
+    pub(crate) cache: Option<&'a Cache>,
     pub(crate) counters: &'a Counters,
 }
 
@@ -37,6 +39,9 @@ impl Reader<'_> {
             count(&self.counters.shared);
             return Ok(found);
         }
+        if let Some(found) = self.among_cached(file, key)? {
+            return Ok(found);
+        }
         let (extracted, tables) = self.client.extract(file)?;
         count(&self.counters.extracted);
         let (extracted, tables) = (Arc::new(extracted), tables.map(Arc::new));
@@ -46,6 +51,9 @@ impl Reader<'_> {
             && Key::of(&extracted) == Some(key)
         {
             self.shared().insert(key, Arc::clone(&extracted), tables);
+            if let Some(cache) = self.cache {
+                cache.store(key, Arc::clone(&extracted), Arc::clone(tables));
+            }
         }
         Ok((extracted, tables))
     }
@@ -56,6 +64,21 @@ impl Reader<'_> {
         for (extracted, tables) in candidates {
             if self.is_same(file, &extracted)? {
                 return Ok(Some((extracted, Some(tables))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The result that was kept for a file with the same content.
+    fn among_cached(&mut self, file: BorrowedFd<'_>, key: Key) -> Result<Option<Read>, Fault> {
+        let Some(cache) = self.cache else { return Ok(None) };
+        for entry in cache.candidates(key) {
+            if self.is_same(file, &entry.extracted)?
+                && let Some(tables) = cache.tables(&entry)
+            {
+                let tables = Arc::new(tables);
+                self.shared().insert(key, Arc::clone(&entry.extracted), &tables);
+                return Ok(Some((entry.extracted, Some(tables))));
             }
         }
         Ok(None)

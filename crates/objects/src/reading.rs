@@ -197,12 +197,15 @@ impl Objects {
         };
         if let Some(fingerprint) = fingerprint {
             self.shared().forget(fingerprint);
+            if let Some(cache) = &self.cache {
+                cache.forget(fingerprint);
+            }
         }
     }
 
     /// Reads with this worker.
     fn reader<'a>(&'a self, client: &'a mut Client) -> Reader<'a> {
-        Reader { client, shared: &self.shared, counters: &self.counters }
+        Reader { client, shared: &self.shared, cache: self.cache.as_ref(), counters: &self.counters }
     }
 
     pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -170,6 +170,37 @@ pub(crate) fn sealed_copy(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// A sealed memfd with so many bytes, which `read` gives by pieces: it fills each, told where it starts.
+pub(crate) fn sealed_from(
+    bytes: u64,
+    piece_bytes: usize,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
+    if bytes > MAX_TABLE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let file = File::from(sealable_memfd("profiler-table")?);
+    let mut buffer = vec![0; piece_bytes];
+    pieces(bytes, &mut buffer, |piece, at| {
+        read(piece, at)?;
+        file.write_all_at(piece, at)
+    })?;
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file.into())
+}
+
+/// Calls `each` with pieces of a buffer, as many and as large as make up so many bytes.
+fn pieces(bytes: u64, buffer: &mut [u8], mut each: impl FnMut(&mut [u8], u64) -> io::Result<()>) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let size = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..size).filter(|piece| !piece.is_empty()).ok_or(io::ErrorKind::InvalidInput)?;
+        each(piece, at)?;
+        at = at.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
 /// Checks that a memfd is sealed and exactly as large as sections of these sizes make it. Does not look inside.
 pub(crate) fn check(memfd: BorrowedFd<'_>, sizes: Sizes) -> Result<u64, TablesError> {
     let expected = Layout::new(sizes)?.bytes();
@@ -199,6 +230,34 @@ impl StoredTables {
         Ok(Self { memfd, sizes, bytes, fingerprint, serial: SERIAL.fetch_add(1, Ordering::Relaxed) })
     }
 
+    /// Reads all of it by pieces, each with where it starts.
+    pub(crate) fn each_chunk(
+        &self,
+        piece_bytes: usize,
+        mut each: impl FnMut(&[u8], u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; piece_bytes];
+        pieces(self.bytes, &mut buffer, |piece, at| {
+            self.read_exact(piece, at)?;
+            each(piece, at)
+        })
+    }
+
+    fn read_exact(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..)
+            && !rest.is_empty()
+        {
+            match pread(&self.memfd, rest, offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX))) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// A copy of the table for the walk in the kernel. None where there is none.
     pub(crate) fn walk(&self) -> Result<Option<Vec<u8>>, TablesError> {
         let range = Layout::new(self.sizes)?.walk;
@@ -207,18 +266,7 @@ impl StoredTables {
         }
         let bytes = usize::try_from(range.end - range.start).map_err(|_| TablesError::Malformed("size"))?;
         let mut walk = vec![0; bytes];
-        let mut done = 0;
-        while let Some(rest) = walk.get_mut(done..)
-            && !rest.is_empty()
-        {
-            let at = range.start.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
-            match pread(&self.memfd, rest, at) {
-                Ok(0) => return Err(TablesError::Malformed("size")),
-                Ok(read) => done += read,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.read_exact(&mut walk, range.start)?;
         Ok(Some(walk))
     }
 }

@@ -12,6 +12,7 @@
     reason = "all of this is tests, but without a harness clippy does not see that"
 )]
 
+mod cache;
 mod containers;
 mod fake;
 mod files;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         }
         _ => {
             let tests = [
+                cache::tests(),
                 containers::tests(),
                 files::tests(),
                 hostile::tests(),

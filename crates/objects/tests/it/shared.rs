@@ -33,7 +33,7 @@ fn copies() {
 }
 
 /// A file with this command, and text in its middle that tools look at as well.
-fn with_middle(path: &Path, middle: u8) {
+pub(crate) fn with_middle(path: &Path, middle: u8) {
     let mut content = fs::read("/bin/sleep").unwrap();
     content.resize(content.len().next_multiple_of(8192), 0);
     content.extend_from_slice(&[middle; 8192]);
