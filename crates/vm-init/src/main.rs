@@ -7,6 +7,7 @@
 
 mod cgroups;
 mod machine;
+mod tables;
 mod trials;
 mod workload;
 

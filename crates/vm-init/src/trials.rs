@@ -7,10 +7,12 @@ use std::{
 };
 
 use sampler::kernel::{Counters, KernelConfig, KernelSide, RawSample, probe};
-use sampler_abi::{CONTROL_FOLLOW_CHILDREN, CONTROL_ONLY_LISTED, Control, FLAG_USER_MODE, FLAG_USER_REGS};
+use sampler_abi::{
+    CONTROL_FOLLOW_CHILDREN, CONTROL_ONLY_LISTED, Control, DEFAULT_USER_FRAMES, FLAG_USER_MODE, FLAG_USER_REGS,
+};
 
 use crate::{
-    cgroups, machine,
+    cgroups, machine, tables,
     workload::{FRAME_POINTER, Kind, Running, TOP_OF_STACK},
 };
 
@@ -46,6 +48,9 @@ pub(crate) fn run_all(as_init: bool) -> usize {
     trial("user mode", || registers(Kind::Spin));
     trial("kernel mode", || registers(Kind::Read));
     trial("children", children);
+    trial("tables in user mode", || tables::walks(Kind::Deep));
+    trial("tables in kernel mode", || tables::walks(Kind::DeepInKernel));
+    trial("tables after an exec", tables::executed);
     if as_init {
         trial("cgroup version 2", cgroups::version_2);
         trial("cgroup version 1", cgroups::version_1);
@@ -62,14 +67,25 @@ fn look_around() -> Outcome {
 }
 
 pub(crate) fn load(flags: u32, tgids: Vec<u32>) -> Result<KernelSide, Box<dyn Error>> {
-    let control = Control { flags, snapshot_bytes: SNAPSHOT_BYTES, wakeup_bytes: RING_BYTES / 4, ..Control::default() };
+    load_with(flags, tgids, 0)
+}
+
+/// With so many shards for tables.
+pub(crate) fn load_with(flags: u32, tgids: Vec<u32>, max_shards: u32) -> Result<KernelSide, Box<dyn Error>> {
+    let control = Control {
+        flags,
+        snapshot_bytes: SNAPSHOT_BYTES,
+        wakeup_bytes: RING_BYTES / 4,
+        max_user_frames: DEFAULT_USER_FRAMES,
+        check_every: 0,
+    };
     Ok(KernelSide::load(&KernelConfig {
         rate_hz: RATE_HZ,
         control,
         tgids,
         own_tgids: Vec::new(),
         max_verdicts: MAX_VERDICTS,
-        max_shards: 0,
+        max_shards,
         ring_bytes: RING_BYTES,
     })?)
 }
@@ -144,7 +160,7 @@ fn registers(kind: Kind) -> Outcome {
         look(sample);
     });
     let counters = finish(&mut side, &mut records, &mut look)?;
-    let instructions = side.verified_instructions();
+    let instructions = verified(&side);
     drop(side);
     child.end()?;
     let of_kind = if kind == Kind::Spin { user } else { kernel };
@@ -153,11 +169,15 @@ fn registers(kind: Kind) -> Outcome {
     }
     let total = counters.total();
     Ok(format!(
-        "user {user}, kernel {kernel} with {:.1} frames each, wrong {wrong}; {} ns a sample; verified instructions {}",
+        "user {user}, kernel {kernel} with {:.1} frames each, wrong {wrong}; {} ns a sample; verified instructions {instructions}",
         frames as f64 / kernel.max(1) as f64,
         total.run_ns / total.taken.max(1),
-        instructions.map_or_else(|| "unknown".to_owned(), |count| count.to_string()),
     ))
+}
+
+/// How many instructions the verifier went through for the timer's program.
+pub(crate) fn verified(side: &KernelSide) -> String {
+    side.verified_instructions().map_or_else(|| "unknown".to_owned(), |count| count.to_string())
 }
 
 /// A child that is started while its parent is listed.

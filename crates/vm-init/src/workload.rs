@@ -1,6 +1,6 @@
 //! Loops whose registers and stack are known beforehand.
 //!
-//! Both loops keep a number of ours in the frame pointer's register and push another: code without frame pointers, whose
+//! The loops keep a number of ours in the frame pointer's register and push another: code without frame pointers, whose
 //! samples can be told right from wrong to the byte.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     ops::Range,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -17,6 +17,8 @@ pub(crate) const FRAME_POINTER: u64 = 0x0123_4567_89ab_cdef;
 /// On top of the stack while a loop runs.
 pub(crate) const TOP_OF_STACK: u64 = 0x5afe_c0de_5afe_c0de;
 const READ_BYTES: usize = 64 * 1024;
+/// Calls below the leaf of [`Kind::Deep`] and [`Kind::DeepInKernel`].
+pub(crate) const LEVELS: usize = 60;
 
 global_asm!(
     ".pushsection .text.vm_init_loops, \"ax\", @progbits",
@@ -45,6 +47,36 @@ global_asm!(
     "jmp 2b",
     ".globl vm_init_read_end",
     "vm_init_read_end:",
+    // Calls itself as often as edi says; then burns the CPU, or where esi is not 0 makes system calls, for ever.
+    ".globl vm_init_deep",
+    ".type vm_init_deep, @function",
+    "vm_init_deep:",
+    ".cfi_startproc",
+    "push rbp",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbp, 0",
+    "mov rbp, 0x0123456789abcdef",
+    "sub rsp, 32",
+    ".cfi_adjust_cfa_offset 32",
+    "test edi, edi",
+    "je 2f",
+    "dec edi",
+    "call vm_init_deep",
+    ".globl vm_init_deep_after",
+    "vm_init_deep_after:",
+    "ud2",
+    "2: test esi, esi",
+    "jne 4f",
+    "3: add rax, 1",
+    "imul rax, rax, 3",
+    "jmp 3b",
+    // sched_yield
+    "4: mov eax, 24",
+    "syscall",
+    "jmp 4b",
+    ".cfi_endproc",
+    ".globl vm_init_deep_end",
+    "vm_init_deep_end:",
     ".popsection",
 );
 
@@ -53,6 +85,9 @@ unsafe extern "C" {
     static vm_init_spin_end: u8;
     fn vm_init_read(fd: i32, to: *mut u8) -> !;
     static vm_init_read_end: u8;
+    fn vm_init_deep(levels: u32, in_kernel: u32) -> !;
+    static vm_init_deep_after: u8;
+    static vm_init_deep_end: u8;
 }
 
 /// What a child process does.
@@ -64,10 +99,23 @@ pub(crate) enum Kind {
     Read,
     /// Starts a [`Kind::Spin`] of its own when told to, and waits for it.
     Parent,
+    /// Burns the CPU in user mode, below [`LEVELS`] calls.
+    Deep,
+    /// Makes system calls, below as many.
+    DeepInKernel,
+    /// Becomes a [`Kind::Spin`] when told to.
+    Renewed,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 3] = [(Self::Spin, "spin"), (Self::Read, "read"), (Self::Parent, "parent")];
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Spin, "spin"),
+        (Self::Read, "read"),
+        (Self::Parent, "parent"),
+        (Self::Deep, "deep"),
+        (Self::DeepInKernel, "deep-in-kernel"),
+        (Self::Renewed, "renewed"),
+    ];
 
     fn name(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
@@ -83,7 +131,7 @@ pub(crate) struct Running {
     child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
-    /// Where its loop's code lies.
+    /// Where its loop's code lies. Of a deep one: from the address that each call returns to.
     pub(crate) code: Range<u64>,
 }
 
@@ -107,6 +155,13 @@ impl Running {
     pub(crate) fn have_child(&mut self) -> io::Result<u32> {
         self.stdin.write_all(b"x")?;
         read_u64(&mut self.stdout).map(|tgid| u32::try_from(tgid).unwrap_or(0))
+    }
+
+    /// Has a [`Kind::Renewed`] execute its program; returns when it has.
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
+        self.stdin.write_all(b"x")?;
+        self.code = read_u64(&mut self.stdout)?..read_u64(&mut self.stdout)?;
+        Ok(())
     }
 
     /// Ends it and waits for it. A [`Kind::Parent`] ends its child before.
@@ -148,6 +203,18 @@ pub(crate) fn run(kind: Kind) -> io::Result<()> {
             say(&[vm_init_read as *const () as u64, &raw const vm_init_read_end as u64])?;
             // SAFETY: never returns, so descriptor and buffer live as long as it; each read fills at most the buffer.
             unsafe { vm_init_read(zero.as_raw_fd(), buffer.as_mut_ptr()) }
+        }
+        Kind::Deep | Kind::DeepInKernel => {
+            say(&[&raw const vm_init_deep_after as u64, &raw const vm_init_deep_end as u64])?;
+            let levels = u32::try_from(LEVELS).unwrap_or(0);
+            // SAFETY: never returns; touches its own registers and some dozen bytes of its stack for each level.
+            unsafe { vm_init_deep(levels, u32::from(kind == Kind::DeepInKernel)) }
+        }
+        Kind::Renewed => {
+            say(&[0, 0])?;
+            let mut byte = [0];
+            io::stdin().read_exact(&mut byte)?;
+            Err(Command::new("/proc/self/exe").arg(Kind::Spin.name()).exec())
         }
         Kind::Parent => {
             say(&[0, 0])?;
