@@ -1,9 +1,10 @@
-//! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`, `soak`.
+//! The one door for people and CI: `cargo xtask build-bpf`, `kernels`, `peers`, `test`, `bench`, `soak`, `fuzz`.
 
 mod bench;
 mod build_bpf;
 mod cluster;
 mod deploy;
+mod fuzz;
 mod image;
 mod kernels;
 mod packages;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Let it run for a while, and look that all stays true.
     Soak(soak::SoakArgs),
+    /// Give hostile files and stacks to what reads them.
+    Fuzz(fuzz::FuzzArgs),
     /// A real Kubernetes of one node on this machine, for tests.
     Cluster(cluster::ClusterArgs),
     /// Check manifests, rules, dashboard and Dockerfile with the programs that will read them.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Soak(args) => soak::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Cluster(args) => cluster::run(&args),
         Task::Deploy(args) => deploy::run(&args),
         Task::Image(args) => image::run(&args),
