@@ -100,7 +100,7 @@ pub(crate) struct SamplingArgs {
     /// Samples per second and CPU, 1 to 1000 [default: 19; record: 99]
     #[arg(short = 'F', long, value_name = "HZ", allow_hyphen_values = true)]
     pub(crate) frequency: Option<String>,
-    /// How much of each user stack is copied, at most 64KiB [default: 16KiB]
+    /// How much is copied of user stacks that the kernel does not unwind, at most 64KiB [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     pub(crate) snapshot_bytes: Option<String>,
     /// The ring buffer between kernel and user space, a power of two [default: 8MiB]

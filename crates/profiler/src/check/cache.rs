@@ -20,7 +20,7 @@ pub(super) fn look(cache: Option<&Path>) -> Item {
     let remedy = "mount a directory there that only the profiler's user may write to, or set unwind.cache; without it each \
                   start reads the files of running programs anew";
     let limited = |seen: String| Item::limited(NAME, seen, remedy);
-    match cache.metadata() {
+    match cache.symlink_metadata() {
         Ok(found) if !found.is_dir() => limited(format!("{shown} is no directory")),
         Ok(found) if found.uid() != geteuid().as_raw() || found.mode() & OTHERS_WRITE != 0 => {
             limited(format!("others may write to {shown}: what is in it is not trusted"))
