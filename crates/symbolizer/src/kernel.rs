@@ -68,6 +68,10 @@ impl KernelSymbols {
             }
             out.push(line, text, &mut numbers);
         }
+        // They stay for as long as the process does.
+        out.addresses.shrink_to_fit();
+        out.rows.shrink_to_fit();
+        out.names.shrink_to_fit();
         out.missing = match (out.functions, hidden) {
             (1.., _) => None,
             (0, true) => Some("/proc/kallsyms hides its addresses: kernel.kptr_restrict, or CAP_SYSLOG is missing"),
