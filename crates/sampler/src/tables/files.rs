@@ -72,6 +72,10 @@ pub(super) struct Object {
 }
 
 impl Object {
+    fn can_be_loaded(&self) -> bool {
+        matches!(self.progress, Progress::Unloaded | Progress::Refused(_))
+    }
+
     pub(super) fn is_without_table(&self) -> bool {
         self.progress == Progress::WithoutTable
     }
@@ -133,8 +137,14 @@ impl State {
                 Job::Load(id) => objects.get(id).map_or(0, |object| object.heat),
             };
             match self.queue.pop(heat)? {
-                Job::Load(object) if objects.contains_key(&object) => return Some(Work::Load { object }),
-                Job::Load(_) => (),
+                Job::Load(id) => {
+                    if let Some(object) = self.objects.get_mut(&id) {
+                        if object.can_be_loaded() {
+                            return Some(Work::Load { object: id });
+                        }
+                        object.is_queued = false;
+                    }
+                }
                 Job::Open(name) => {
                     if let Some(work) = self.opening(&name) {
                         return Some(work);
@@ -207,7 +217,7 @@ impl State {
         let Some(object) = self.objects.get_mut(&id) else { return };
         object.is_queued = false;
         let heat = object.heat;
-        if !matches!(object.progress, Progress::Unloaded | Progress::Refused(_)) {
+        if !object.can_be_loaded() {
             return;
         }
         let progress = match table {

@@ -21,6 +21,8 @@
 mod ahead;
 mod counted;
 mod desk;
+#[cfg(test)]
+mod fakes;
 mod files;
 mod kernel;
 mod queue;
@@ -29,6 +31,9 @@ mod sets;
 mod source;
 mod state;
 mod thread;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use counted::TablesCounted;
 pub(crate) use desk::{Desk, Mapped, Why};
