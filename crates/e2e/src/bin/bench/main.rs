@@ -137,7 +137,6 @@ fn run(bench: &Bench) -> Result<()> {
     for line in now.text(&SECTIONS).lines().skip_while(|line| !line.starts_with('|')) {
         figure(line.split(" <!--").next().unwrap_or_default());
     }
-    figure(bench.stamp());
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }

@@ -164,13 +164,15 @@ fn details(bench: &Bench, ours: &Cells, theirs: &Cells) -> Result<String> {
         "| load | | us | samples | by tables | user frames | ring bytes | theirs, us | runs | ours against theirs |"
     )?;
     writeln!(text, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
-    for ((name, cold), cell) in ours {
-        let them = theirs.get(&(name.clone(), *cold));
+    let keys = Kind::ALL.into_iter().flat_map(|kind| [(kind.name(), true), (kind.name(), false)]);
+    for (key, cell) in keys.filter_map(|key| Some((key.clone(), ours.get(&key)?))) {
+        let them = theirs.get(&key);
+        let (name, cold) = key;
         let some = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
         writeln!(
             text,
             "| {name} | {} | {:.2} | {:.0} | {} | {} | {:.0} | {} | {} | {} |",
-            if *cold { "cold" } else { "hot" },
+            if cold { "cold" } else { "hot" },
             cell.us,
             cell.samples,
             some(cell.walked.map(percent)),

@@ -13,9 +13,6 @@ const GROWTH: f64 = 1.05;
 const NOISE_MB: f64 = 2.0;
 /// A process that is dead and still published at so many looks in a row was forgotten.
 const LOOKS: usize = 3;
-/// Two clocks, read one after the other, in hundredths of a second.
-const START_SLACK_NS: u64 = 20_000_000;
-
 /// One look.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Look {
@@ -121,18 +118,18 @@ impl Watch {
     }
 }
 
-/// Whether a process lives that began at this time (of the monotonic clock).
+/// Whether the process lives that has this id and began at this time of the monotonic clock, or before: one that began later is
+/// another, which got the id anew.
 pub(crate) fn alive(tgid: u32, start_mono_ns: u64) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{tgid}/stat")) else { return false };
     let Some((_, fields)) = stat.rsplit_once(')') else { return false };
     let fields: Vec<&str> = fields.split_whitespace().collect();
     // A zombie has no memory any more that could be walked, and the kernel has told of its end.
     let living = fields.first().is_some_and(|state| !matches!(*state, "Z" | "X"));
-    // /proc counts in hundredths of a second of the boot clock. That is the monotonic one where the machine never slept; where it
+    // /proc counts in hundredths of a second of the boot clock, rounded down. That is the monotonic one where the machine never slept; where it
     // did, only the process id is compared.
     let start = fields.get(19).and_then(|ticks| ticks.parse::<u64>().ok()).map(|ticks| ticks * 10_000_000);
-    let near = start.is_some_and(|start| start.abs_diff(start_mono_ns) <= START_SLACK_NS);
-    living && (near || slept())
+    living && (start.is_some_and(|start| start <= start_mono_ns) || slept())
 }
 
 /// Whether boot clock and monotonic clock differ.
@@ -190,7 +187,7 @@ mod tests {
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
         let ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse::<u64>().unwrap();
         assert!(alive(std::process::id(), ticks * 10_000_000));
-        assert!(!alive(std::process::id(), ticks * 10_000_000 + 60_000_000_000) || slept());
+        assert!(!alive(std::process::id(), ticks * 10_000_000 - 1) || slept());
         assert!(!alive(u32::MAX >> 1, 0));
     }
 }
