@@ -250,7 +250,7 @@ fn walk_tables() {
         with_table += 1;
     }
     let readable = objects.iter().filter(|object| object.readable).count();
-    assert!(readable >= 3 && with_table == readable, "{with_table} of {readable}");
+    assert!(readable >= 2 && with_table == readable, "{with_table} of {readable}");
     let vdso = room.walk_table(room.vdso().unwrap().id).unwrap();
     assert!(unwind_table::FileTable::parse(&vdso).unwrap().rows() > 0);
     let text = tempfile::NamedTempFile::new().unwrap();
