@@ -46,6 +46,12 @@ fn metrics_pass_the_lint() -> Result<()> {
         "profiler_bpf_run_seconds_total",
         "profiler_self_cpu_seconds_total",
         "profiler_self_resident_memory_bytes",
+        "profiler_self_kernel_memory_bytes",
+        "profiler_self_threads",
+        "profiler_self_bpf_seconds_total",
+        "profiler_unwind_walked_total",
+        "profiler_unwind_bridged_total",
+        "profiler_unwind_agreement_total",
         "profiler_build_info",
     ] {
         scrape.sum(name)?;
