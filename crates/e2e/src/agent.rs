@@ -101,7 +101,9 @@ impl Setup {
             .env("PROFILER_LISTEN", format!("127.0.0.1:{port}"))
             .env("PROFILER_FREQUENCY", RATE.to_string())
             .env("PROFILER_EXPORT_INTERVAL", "5s")
-            .env("PROFILER_LOG_FORMAT", "json");
+            .env("PROFILER_LOG_FORMAT", "json")
+            // Each test begins without the tables that another one left.
+            .env("PROFILER_UNWIND_CACHE", folder.join("cache"));
         Ok(Self { start, port })
     }
 
