@@ -43,7 +43,8 @@ use crate::store::Store;
 /// The media type of [`Metrics::render`]'s text.
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 
-/// Series of one instrument: four states of as many CPUs as Linux knows, where the SDK would stop at 2000.
+/// Series of an instrument of [`instruments::MANY_SERIES`]: four states of as many CPUs as Linux knows, where the SDK would stop
+/// at 2000. The SDK makes room for all of them at once: for every instrument that would be four megabytes of memory.
 const MAX_SERIES: usize = 4 * 8192;
 
 /// The instrumentation scope.
@@ -154,7 +155,10 @@ fn pipeline(reader: impl MetricReader, resource: Resource) -> (SdkMeterProvider,
     let provider = SdkMeterProvider::builder()
         .with_resource(resource)
         .with_reader(reader)
-        .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(MAX_SERIES).build().ok())
+        .with_view(|it: &Instrument| {
+            let many = instruments::MANY_SERIES.contains(&it.name());
+            many.then(|| Stream::builder().with_cardinality_limit(MAX_SERIES).build().ok()).flatten()
+        })
         .build();
     instruments::register(&provider.meter(SCOPE), &slot);
     (provider, slot)

@@ -37,6 +37,9 @@ struct Instrument {
     read: Read,
 }
 
+/// Instruments with series for each CPU, or for as many functions as are configured. All others have few.
+pub(crate) const MANY_SERIES: &[&str] = &["profiler.ticks", "profiler.ticks.expected", "profiler.aggregated"];
+
 /// Every instrument, under the headings of `docs/metrics.md`.
 const GROUPS: &[(&str, &[Instrument])] = &[
     ("The ledger", rooms::LEDGER),
@@ -115,3 +118,15 @@ fn seconds(ns: u64) -> f64 {
 
 #[cfg(test)]
 mod reference;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_with_many_series_are_instruments() {
+        for name in MANY_SERIES {
+            assert!(GROUPS.iter().flat_map(|(_, all)| *all).any(|instrument| instrument.name == *name), "{name}");
+        }
+    }
+}
