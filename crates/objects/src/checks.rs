@@ -12,7 +12,8 @@ use profile::{SymbolName, UserFrame, UserStack};
 use crate::client::Batch;
 use crate::fingerprint::Covered;
 use crate::protocol::{
-    Extracted, MAX_BUILD_ID_CHARS, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_SEGMENTS, SampleMeta,
+    Extracted, MAX_BUILD_ID_CHARS, MAX_DEBUG_LINK_BYTES, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_SEGMENTS,
+    SampleMeta,
 };
 use crate::tables::StoredTables;
 use crate::wire::WireError;
@@ -31,6 +32,7 @@ pub(crate) fn extracted(extracted: &Extracted) -> Result<(), WireError> {
         fine &= text(&elf.gnu, MAX_BUILD_ID_CHARS) && text(&elf.go, MAX_BUILD_ID_CHARS);
         fine &= elf.segments.len() <= MAX_SEGMENTS;
     }
+    fine &= text(&extracted.debug_link, MAX_DEBUG_LINK_BYTES) && !extracted.debug_link.contains('/');
     fine &= extracted.covered.as_ref().is_none_or(Covered::is_sound);
     if fine { Ok(()) } else { Err(WireError::Malformed("identity")) }
 }

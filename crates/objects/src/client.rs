@@ -160,6 +160,16 @@ impl Client {
         })
     }
 
+    /// Has the worker read a debug file, for the file that is read next.
+    pub(crate) fn debug(&mut self, file: BorrowedFd<'_>, build_id: &str) -> Result<(), Fault> {
+        let request = Request::Debug { build_id: Cow::Borrowed(build_id) };
+        let read = self.ask_of_file(&request, file, |reply| match reply {
+            Reply::Loaded(read) => Ok(read),
+            _ => Err(WireError::Malformed("another reply than asked for")),
+        })?;
+        read.map_err(Fault::Refused)
+    }
+
     /// Has the worker hash runs of blocks of a file. None where it has no such runs.
     pub(crate) fn fingerprint(&mut self, file: BorrowedFd<'_>, runs: &[Run]) -> Result<Option<Fingerprint>, Fault> {
         let request = Request::Fingerprint { runs: Cow::Borrowed(runs) };

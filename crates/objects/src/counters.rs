@@ -13,6 +13,8 @@ pub(crate) struct Counters {
     pub(crate) quarantined: AtomicU64,
     pub(crate) worker_restarts: AtomicU64,
     pub(crate) worker_failed_requests: AtomicU64,
+    /// Of these, those about debug files.
+    pub(crate) deadly_debug_files: AtomicU64,
     /// Not a counter: the worker now, or 0.
     pub(crate) worker_pid: AtomicU32,
 }

@@ -7,13 +7,13 @@
 use std::io;
 
 use object::elf::{FileHeader32, FileHeader64, NT_GNU_BUILD_ID, NoteType, PF_X, PT_LOAD, PT_NOTE};
-use object::read::elf::{FileHeader, ProgramHeader as _};
+use object::read::elf::{FileHeader, ProgramHeader as _, SectionHeader as _};
 use object::{Endianness, FileKind, ReadRef};
 use profile::Segment;
 use sha2::{Digest as _, Sha256};
 
 use crate::file::BoundedFile;
-use crate::protocol::{ElfIdentity, MAX_BUILD_ID_CHARS, MAX_SEGMENTS};
+use crate::protocol::{ElfIdentity, MAX_BUILD_ID_CHARS, MAX_DEBUG_LINK_BYTES, MAX_SEGMENTS};
 
 /// Program headers looked at.
 const MAX_PROGRAM_HEADERS: u32 = 4096;
@@ -23,6 +23,11 @@ const MAX_NOTE_BYTES: u64 = 64 << 10;
 const MAX_NOTES: usize = 256;
 /// Note type of Go's build id, under the name "Go".
 const NT_GO_BUILD_ID: NoteType = NoteType(4);
+/// The section with the name of the debug file, and a checksum that is not used: the build id tells.
+const DEBUG_LINK: &[u8] = b".gnu_debuglink";
+const MAX_DEBUG_LINK_SECTION_BYTES: u64 = 512;
+/// Sections looked at.
+const MAX_SECTIONS: usize = 4096;
 /// Bytes at either end of a file that its hash covers.
 const HASHED_BYTES: u64 = 4096;
 
@@ -107,6 +112,32 @@ where
     }
     identity.segments.sort_by_key(|segment| segment.file_offset);
     Ok(identity)
+}
+
+/// The name of an ELF file's debug file (`.gnu_debuglink`), if it names one.
+pub(crate) fn debug_link<'data>(data: impl ReadRef<'data>) -> Option<String> {
+    match FileKind::parse(data) {
+        Ok(FileKind::Elf64) => debug_link_of::<FileHeader64<Endianness>>(data),
+        Ok(FileKind::Elf32) => debug_link_of::<FileHeader32<Endianness>>(data),
+        _ => None,
+    }
+}
+
+fn debug_link_of<'data, Elf>(data: impl ReadRef<'data>) -> Option<String>
+where
+    Elf: FileHeader<Endian = Endianness>,
+{
+    let header = Elf::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.section_headers(endian, data).ok()?;
+    let names = header.section_strings(endian, data, sections).ok()?;
+    let is_link = |section: &&Elf::SectionHeader| section.name(endian, names) == Ok(DEBUG_LINK);
+    let section = sections.get(..MAX_SECTIONS).unwrap_or(sections).iter().find(is_link)?;
+    let bytes = section.sh_size(endian).into().min(MAX_DEBUG_LINK_SECTION_BYTES);
+    let content = data.read_bytes_at(section.sh_offset(endian).into(), bytes).ok()?;
+    let name = std::str::from_utf8(content.split(|&byte| byte == 0).next()?).ok()?;
+    let fits = (1..=MAX_DEBUG_LINK_BYTES).contains(&name.len());
+    (fits && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')).then(|| name.to_owned())
 }
 
 fn gnu_build_id(bytes: &[u8]) -> String {

@@ -17,6 +17,7 @@ mod checks;
 mod client;
 mod config;
 mod counters;
+mod debug_file;
 mod fingerprint;
 mod held;
 mod identity;

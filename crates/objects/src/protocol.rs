@@ -37,6 +37,8 @@ pub(crate) const MAX_NAME_BYTES: usize = 4096;
 pub(crate) const MAX_SEGMENTS: usize = 256;
 /// Characters of a build id as text.
 pub(crate) const MAX_BUILD_ID_CHARS: usize = 256;
+/// Bytes of a debug file's name.
+pub(crate) const MAX_DEBUG_LINK_BYTES: usize = 255;
 /// Characters of a reason.
 pub(crate) const MAX_REASON_BYTES: usize = 512;
 
@@ -83,6 +85,11 @@ pub(crate) enum Request<'a> {
     },
     /// Say what the file is whose descriptor comes along. Reply: [`Reply::Identified`].
     Identify,
+    /// Read the debug file whose descriptor comes along, for the next [`Request::Extract`]. Reply: [`Reply::Loaded`].
+    Debug {
+        /// The GNU build id that it must have.
+        build_id: Cow<'a, str>,
+    },
     /// Hash runs of blocks of the file whose descriptor comes along. Reply: [`Reply::Fingerprint`].
     Fingerprint {
         /// The runs.
@@ -138,6 +145,8 @@ pub(crate) struct Extracted {
     pub(crate) sizes: Sizes,
     /// What went wrong; empty where nothing did.
     pub(crate) problem: String,
+    /// The name of its debug file as it says itself, without a path; empty where it does not, or is not asked.
+    pub(crate) debug_link: String,
     /// What all this is made of; none where another file cannot be known to be the same.
     pub(crate) covered: Option<Covered>,
 }

@@ -6,8 +6,8 @@
 //! **In**: an opened file (hostile), results of earlier reading. **Out**: what it is, its tables. **Units**: bytes.
 //! **Limits**: [`crate::shared::MAX_CANDIDATES`] comparisons.
 
-use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cache::Cache;
 use crate::client::{Client, Fault};
@@ -25,6 +25,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) shared: &'a Mutex<Shared>,
     pub(crate) cache: Option<&'a Cache>,
     pub(crate) counters: &'a Counters,
+    /// Opens the debug file of the file with this identity.
+    pub(crate) debug_file: &'a dyn Fn(&Extracted) -> Option<OwnedFd>,
 }
 
 impl Reader<'_> {
@@ -42,6 +44,7 @@ impl Reader<'_> {
         if let Some(found) = self.among_cached(file, key)? {
             return Ok(found);
         }
+        self.read_debug_file(&identity);
         let (extracted, tables) = self.client.extract(file)?;
         count(&self.counters.extracted);
         let (extracted, tables) = (Arc::new(extracted), tables.map(Arc::new));
@@ -56,6 +59,19 @@ impl Reader<'_> {
             }
         }
         Ok((extracted, tables))
+    }
+
+    /// Has the worker read the debug file, where there is one. A worker that fails on it is no matter of the file's.
+    fn read_debug_file(&mut self, identity: &Extracted) {
+        let Some(file) = (self.debug_file)(identity) else { return };
+        let build_id = identity.elf.as_ref().map(|elf| elf.gnu.as_str()).unwrap_or_default();
+        if let Err(error) = self.client.debug(file.as_fd(), build_id) {
+            tracing::debug!(build_id, %error, "a debug file is not used");
+            if let Fault::Worker(_) = error {
+                count(&self.counters.worker_failed_requests);
+                count(&self.counters.deadly_debug_files);
+            }
+        }
     }
 
     /// The result for another file with the same content.
@@ -81,6 +97,7 @@ impl Reader<'_> {
                 return Ok(Some((entry.extracted, Some(tables))));
             }
         }
+        cache.missed();
         Ok(None)
     }
 
@@ -90,7 +107,7 @@ impl Reader<'_> {
         Ok(self.client.fingerprint(file, &covered.runs)? == Some(covered.fingerprint))
     }
 
-    fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

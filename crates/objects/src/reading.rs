@@ -4,7 +4,8 @@
 //! **Limits**: a file on which the worker fails [`MAX_STRIKES`] times is left alone until it changes (`quarantined`). A device whose
 //! files hang is left alone for a while, so that it does not hold up everything else.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use profile::{BuildId, ObjectId, ObjectInfo};
@@ -13,6 +14,7 @@ use rustix::fs::fstat;
 use crate::Objects;
 use crate::client::{Client, Fault};
 use crate::counters::count;
+use crate::debug_file::open_debug_file;
 use crate::held::Part;
 use crate::offenders::Offenders;
 use crate::open::{Change, OpenError, Opened, Wanted, change_of_stat, open_mapped};
@@ -22,6 +24,9 @@ use crate::registry::{Failure, Found, MAX_STRIKES, TableState};
 use crate::shared::Shared;
 use crate::tables::StoredTables;
 use crate::vdso;
+
+/// Debug files on which the worker may fail; then none are used any more.
+const MAX_DEADLY_DEBUG_FILES: u64 = 8;
 
 /// Whether the worker has a table now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,17 @@ impl Objects {
         Some(registry.insert_own(info, found.tables))
     }
 
+    /// Opens a file's debug file, within the time limit.
+    fn open_debug_file(&self, wanted: &Wanted, identity: &Extracted) -> Option<OwnedFd> {
+        let build_id = identity.elf.as_ref().map(|elf| elf.gnu.clone()).filter(|build_id| !build_id.is_empty())?;
+        if self.counters.deadly_debug_files.load(Ordering::Relaxed) >= MAX_DEADLY_DEBUG_FILES {
+            return None;
+        }
+        let (path, tgid, link) = (wanted.file.path.clone(), wanted.tgid, identity.debug_link.clone());
+        let open = move || open_debug_file(tgid, &path, &build_id, &link);
+        self.timed.run(self.timeouts.open, open).flatten()
+    }
+
     /// Has the worker read an opened file; if it dies on it, once more.
     fn extract(
         &self,
@@ -116,7 +132,14 @@ impl Objects {
     ) -> Result<Read, Failure> {
         let change = opened.change;
         while strikes < MAX_STRIKES {
-            let fault = match self.reader(client).read(opened.descriptor.as_fd()) {
+            let mut reader = Reader {
+                client,
+                shared: &self.shared,
+                cache: self.cache.as_ref(),
+                counters: &self.counters,
+                debug_file: &|identity| self.open_debug_file(wanted, identity),
+            };
+            let fault = match reader.read(opened.descriptor.as_fd()) {
                 Ok((extracted, tables)) => {
                     let now = fstat(&opened.descriptor).map(|stat| change_of_stat(&stat));
                     if !now.is_ok_and(|now| now.same_content(&change)) {
@@ -201,11 +224,6 @@ impl Objects {
                 cache.forget(fingerprint);
             }
         }
-    }
-
-    /// Reads with this worker.
-    fn reader<'a>(&'a self, client: &'a mut Client) -> Reader<'a> {
-        Reader { client, shared: &self.shared, cache: self.cache.as_ref(), counters: &self.counters }
     }
 
     pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -20,12 +20,19 @@ pub trait Tools {
     /// A short reason.
     fn extract_unwind(&self, file: FileRef<'_>) -> Result<Vec<u8>, String>;
 
-    /// Compiles what [`Tools::extract_unwind`] gave into the compact table for the walk in the kernel (the bytes of an
-    /// `unwind_table::FileTable`). Empty where that would tell of nothing.
+    /// Compiles what unwinding can use of a separate debug file into bytes for [`Tools::compile_walk`]. Empty where there is
+    /// nothing.
     ///
     /// # Errors
     /// A short reason.
-    fn compile_walk(&self, unwind: Vec<u8>) -> Result<Vec<u8>, String>;
+    fn extract_debug(&self, file: FileRef<'_>) -> Result<Vec<u8>, String>;
+
+    /// Compiles what [`Tools::extract_unwind`] gave, and [`Tools::extract_debug`] of the file's debug file, into the compact
+    /// table for the walk in the kernel (the bytes of an `unwind_table::FileTable`). Empty where that would tell of nothing.
+    ///
+    /// # Errors
+    /// A short reason.
+    fn compile_walk(&self, unwind: Vec<u8>, debug: Option<Vec<u8>>) -> Result<Vec<u8>, String>;
 
     /// Compiles a file's symbol tables into bytes that [`Tools::name`] takes later. Empty where it has none.
     ///

@@ -108,7 +108,7 @@ pub struct CacheStats {
     pub bytes: u64,
     /// Files whose tables were found there.
     pub hits: u64,
-    /// Files of which nothing was found there.
+    /// Files that were not found there.
     pub misses: u64,
     /// Entries written.
     pub stored: u64,

@@ -14,8 +14,12 @@ impl Tools for Workshop {
         unwind::extract(file, &unwind::Limits::default()).map_err(|e| e.to_string())
     }
 
-    fn compile_walk(&self, unwind: Vec<u8>) -> Result<Vec<u8>, String> {
-        Ok(unwind::compile(unwind, None).map_err(|e| e.to_string())?.table.to_bytes())
+    fn extract_debug(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
+        unwind::extract_debug(file, &unwind::Limits::default()).map_err(|e| e.to_string())
+    }
+
+    fn compile_walk(&self, unwind: Vec<u8>, debug: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
+        Ok(unwind::compile(unwind, debug).map_err(|e| e.to_string())?.table.to_bytes())
     }
 
     fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {

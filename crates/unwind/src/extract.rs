@@ -71,6 +71,21 @@ pub fn extract<'data>(file: impl ReadRef<'data>, limits: &Limits) -> Result<Vec<
     Ok(blob.to_bytes())
 }
 
+/// Takes out of a separate debug file what [`crate::compile`] can use of it: its `.debug_frame`. Empty where it has none.
+///
+/// # Errors
+/// No ELF file for this machine, or more load segments than allowed.
+pub fn extract_debug<'data>(file: impl ReadRef<'data>, limits: &Limits) -> Result<Vec<u8>, UnwindError> {
+    let elf = Elf::parse(file, limits)?;
+    let mut blob = Blob { segments: elf.segments(), base: elf.base(), ..Blob::default() };
+    let Some((address, bytes)) = elf.bytes_of(b".debug_frame") else { return Ok(Vec::new()) };
+    let mut section = Section { address, bytes: Part::all(bytes.to_vec()), index: Part::default() };
+    let Some(index) = cfi::build_index(Kind::DebugFrame, &blob, &section) else { return Ok(Vec::new()) };
+    section.index = Part::all(index.bytes);
+    blob.debug_frame = Some(section);
+    Ok(blob.to_bytes())
+}
+
 /// An ELF file's headers.
 pub(crate) struct Elf<'data, R: ReadRef<'data>> {
     pub(crate) file: R,

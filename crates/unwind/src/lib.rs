@@ -31,5 +31,5 @@ mod walk;
 
 pub use compile::{Compiled, Unsupported, compile};
 pub use error::UnwindError;
-pub use extract::{Limits, extract};
+pub use extract::{Limits, extract, extract_debug};
 pub use unwinder::{MAX_FRAMES, MAX_OBJECTS, Unwinder};

@@ -112,13 +112,15 @@ impl Cache {
     /// Entries for files with this key, the last used first.
     pub(crate) fn candidates(&self, key: Key) -> impl Iterator<Item = Entry> {
         let names = self.inner.index().candidates(key);
-        if names.is_empty() {
-            count(&self.inner.counters.misses);
-        }
         names.into_iter().filter_map(|name| {
             let entry = self.inner.folder.entry(&name).map_err(EntryError::Io);
             self.inner.sound(&name, entry.and_then(|file| Entry::open(name, file)))
         })
+    }
+
+    /// None of the candidates was a file's.
+    pub(crate) fn missed(&self) {
+        count(&self.inner.counters.misses);
     }
 
     /// The tables of an entry whose fingerprint is a file's.

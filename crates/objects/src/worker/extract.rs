@@ -16,10 +16,10 @@ use crate::tables::{Sizes, Writer};
 use crate::tools::Tools;
 
 /// Reads one file. What goes wrong is told in [`Extracted::problem`]; the good part is kept.
-pub(super) fn extract(tools: &impl Tools, descriptor: OwnedFd) -> (Extracted, Option<OwnedFd>) {
+pub(super) fn extract(tools: &impl Tools, descriptor: OwnedFd, debug: Option<Vec<u8>>) -> (Extracted, Option<OwnedFd>) {
     let mut extracted = Extracted::default();
     let mut problems = Vec::new();
-    let memfd = read(tools, descriptor, &mut extracted, &mut problems).unwrap_or_else(|problem| {
+    let memfd = read(tools, descriptor, debug, &mut extracted, &mut problems).unwrap_or_else(|problem| {
         problems.push(problem);
         None
     });
@@ -33,6 +33,7 @@ pub(super) fn extract(tools: &impl Tools, descriptor: OwnedFd) -> (Extracted, Op
 fn read(
     tools: &impl Tools,
     descriptor: OwnedFd,
+    debug: Option<Vec<u8>>,
     extracted: &mut Extracted,
     problems: &mut Vec<String>,
 ) -> Result<Option<OwnedFd>, String> {
@@ -44,6 +45,7 @@ fn read(
     let cache = ReadCache::new(file);
     extracted.elf = Some(identity::elf(&cache).map_err(|error| error.to_string())?);
     let mut writer = Writer::new().map_err(|error| error.to_string())?;
+    let is_alone = debug.is_none();
     let mut step = |what: &str, result: Result<(), String>| {
         if let Err(problem) = result {
             problems.push(format!("{what}: {problem}"));
@@ -57,7 +59,7 @@ fn read(
         Ok(unwind) => {
             step("unwind table", writer.unwind(&unwind).map_err(|error| error.to_string()));
             if !unwind.is_empty() {
-                let walk = tools.compile_walk(unwind);
+                let walk = tools.compile_walk(unwind, debug);
                 let result = walk.and_then(|walk| writer.walk(&walk).map_err(|error| error.to_string()));
                 step("walk table", result);
             }
@@ -76,7 +78,8 @@ fn read(
     }
     let Some((memfd, sizes)) = writer.finish().map_err(|error| error.to_string())? else { return Ok(None) };
     extracted.sizes = sizes;
-    extracted.covered = file.covered();
+    // What a debug file told is true of the files of whoever has that one.
+    extracted.covered = if is_alone { file.covered() } else { None };
     Ok(Some(memfd))
 }
 
@@ -86,12 +89,26 @@ pub(super) fn identify(descriptor: OwnedFd) -> Extracted {
     let read = || -> Result<(), String> {
         let mut file = BoundedFile::new(descriptor).map_err(|error| error.to_string())?;
         extracted.htlhash = identity::htlhash(&mut file).map_err(|error| format!("hash: {error}"))?;
-        extracted.elf = Some(identity::elf(&ReadCache::new(file)).map_err(|error| error.to_string())?);
+        let cache = ReadCache::new(file);
+        extracted.elf = Some(identity::elf(&cache).map_err(|error| error.to_string())?);
+        extracted.debug_link = identity::debug_link(&cache).unwrap_or_default();
         Ok(())
     };
     let problem = read().err().unwrap_or_default();
     extracted.problem = cut(problem, MAX_REASON_BYTES);
     extracted
+}
+
+/// What unwinding can use of a debug file. None where there is nothing.
+pub(super) fn debug(tools: &impl Tools, descriptor: OwnedFd, build_id: &str) -> Result<Option<Vec<u8>>, String> {
+    let cache = ReadCache::new(BoundedFile::new(descriptor).map_err(|error| error.to_string())?);
+    let identity = identity::elf(&cache).map_err(|error| error.to_string())?;
+    if identity.gnu != build_id || build_id.is_empty() {
+        return Err("another file's debug file".into());
+    }
+    let debug = tools.extract_debug(&cache)?;
+    cache.into_inner().check_unchanged().map_err(|error| error.to_string())?;
+    Ok((!debug.is_empty()).then_some(debug))
 }
 
 /// The fingerprint of runs of blocks of a file. None where it has no such runs, or cannot be read.

@@ -53,7 +53,7 @@ pub fn serve(tools: impl Tools) -> Result<(), WorkerError> {
     memory::keep_little();
     let sandbox = sandbox::enter();
     let channel = Channel::new(socket);
-    let mut server = Server { tools, loaded: memory::Loaded::default(), frames: Vec::new() };
+    let mut server = Server { tools, loaded: memory::Loaded::default(), frames: Vec::new(), debug: None };
     let result = channel
         .send(&Reply::Hello { version: VERSION, sandbox }, &[], None, &mut Forever)
         .and_then(|()| server.run(&channel));
@@ -77,6 +77,8 @@ struct Server<T> {
     tools: T,
     loaded: memory::Loaded,
     frames: Vec<profile::UserFrame>,
+    /// What a debug file tells of the file that is read next.
+    debug: Option<Vec<u8>>,
 }
 
 impl<T: Tools> Server<T> {
@@ -86,11 +88,16 @@ impl<T: Tools> Server<T> {
             let message = channel.receive::<Request<'static>>(MAX_META_BYTES, MAX_BATCH_BYTES, &mut Forever)?;
             let reply = match (message.meta, message.descriptor) {
                 (Request::Extract, Some(file)) => {
-                    let (extracted, memfd) = extract::extract(&self.tools, file);
+                    let (extracted, memfd) = extract::extract(&self.tools, file, self.debug.take());
                     let memfd = memfd.as_ref().map(AsFd::as_fd);
                     channel.send(&Reply::Extracted(extracted), &[], memfd, &mut Forever)?;
                     memory::give_back();
                     continue;
+                }
+                (Request::Debug { build_id }, Some(file)) => {
+                    self.debug = None;
+                    let read = extract::debug(&self.tools, file, &build_id).map_err(reason);
+                    Reply::Loaded(read.map(|debug| self.debug = debug))
                 }
                 (Request::Identify, Some(file)) => Reply::Identified(extract::identify(file)),
                 (Request::Fingerprint { runs }, Some(file)) => Reply::Fingerprint(extract::fingerprint(file, &runs)),

@@ -111,7 +111,7 @@ pub(crate) fn run(kind: &str) {
         // It says what a file is like any other, where the nonsense is in the tables.
         let is_identify = rest.first() == Some(&5);
         if is_identify && matches!(kind, "two-descriptors" | "unsealed" | "wrong-size" | "bad-runs") {
-            message(&socket, &[6, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
+            message(&socket, &[6, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
         } else if !answer(&socket, kind) {
             return;
         }
@@ -120,8 +120,8 @@ pub(crate) fn run(kind: &str) {
 
 fn answer(socket: &UnixStream, kind: &str) -> bool {
     let file = File::open("/etc/hostname").unwrap();
-    // Extracted: hash "", no ELF, 16 + 0 + 16 bytes of tables, no problem, no fingerprint.
-    let extracted = [1, 0, 0, 16, 0, 16, 0, 0];
+    // Extracted: hash "", no ELF, 16 + 0 + 16 bytes of tables, no problem, no debug file, no fingerprint.
+    let extracted = [1, 0, 0, 16, 0, 16, 0, 0, 0];
     match kind {
         "nothing" => std::thread::sleep(Duration::from_secs(60)),
         "close" => return false,
@@ -149,7 +149,7 @@ fn answer(socket: &UnixStream, kind: &str) -> bool {
         }
         // One run of blocks, of a file without any.
         "bad-runs" => {
-            let mut extracted = vec![1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1];
+            let mut extracted = vec![1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1];
             extracted.extend([0; 32]);
             message(socket, &extracted, &[]);
         }

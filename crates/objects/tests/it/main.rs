@@ -14,6 +14,8 @@
 
 mod cache;
 mod containers;
+mod cost;
+mod debug;
 mod fake;
 mod files;
 mod fuse;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
             let tests = [
                 cache::tests(),
                 containers::tests(),
+                debug::tests(),
                 files::tests(),
                 hostile::tests(),
                 sandbox::tests(),
@@ -61,13 +64,15 @@ fn main() -> ExitCode {
                 shared::tests(),
                 fuse::tests(),
             ];
-            let trials = tests.into_iter().flatten().map(|(name, test)| {
+            let trial = |(name, test): support::Test| {
                 Trial::test(name, move || {
                     test();
                     Ok(())
                 })
-            });
-            libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+            };
+            let costs = cost::tests().into_iter().map(|cost| trial(cost).with_ignored_flag(true));
+            let trials = tests.into_iter().flatten().map(trial).chain(costs).collect();
+            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
         }
     }
 }

@@ -33,8 +33,12 @@ impl Tools for RealTools {
         unwind::extract(file, &unwind::Limits::default()).map_err(|error| error.to_string())
     }
 
-    fn compile_walk(&self, unwind: Vec<u8>) -> Result<Vec<u8>, String> {
-        Ok(unwind::compile(unwind, None).map_err(|error| error.to_string())?.table.to_bytes())
+    fn extract_debug(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
+        unwind::extract_debug(file, &unwind::Limits::default()).map_err(|error| error.to_string())
+    }
+
+    fn compile_walk(&self, unwind: Vec<u8>, debug: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
+        Ok(unwind::compile(unwind, debug).map_err(|error| error.to_string())?.table.to_bytes())
     }
 
     fn extract_symbols(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {

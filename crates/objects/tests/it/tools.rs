@@ -69,8 +69,15 @@ impl Tools for TestTools {
         }
     }
 
-    fn compile_walk(&self, mut unwind: Vec<u8>) -> Result<Vec<u8>, String> {
+    fn extract_debug(&self, file: FileRef<'_>) -> Result<Vec<u8>, String> {
+        let command = command(file);
+        misbehave(&command);
+        Ok(command.into_bytes())
+    }
+
+    fn compile_walk(&self, mut unwind: Vec<u8>, debug: Option<Vec<u8>>) -> Result<Vec<u8>, String> {
         unwind.reverse();
+        unwind.extend(debug.unwrap_or_default());
         Ok(unwind)
     }
 

@@ -79,7 +79,8 @@ pub struct Compiled {
     pub unsupported: Unsupported,
 }
 
-/// Compiles what [`crate::extract`] made of a file; `debug`: the same of its separate debug file, of which `.debug_frame` counts.
+/// Compiles what [`crate::extract`] made of a file; `debug`: what
+/// [`crate::extract_debug`] made of its separate debug file.
 ///
 /// # Errors
 /// The bytes are not what [`crate::extract`] makes.
