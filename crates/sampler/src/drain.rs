@@ -25,8 +25,12 @@ use crate::sideband::{Kind, Record, SideBand};
 
 /// At most so long do samples and records lie in their rings.
 const TIMEOUT_MS: u16 = 200;
-/// Rings are drained at most this often, so that a flood of records costs only a part of a CPU.
+/// Rings are drained at most this often, so that a flood of samples costs only a part of a CPU.
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
+/// The same where records alone wake: whoever begins programs all the time costs this many wake-ups a second, and no more.
+const RECORDS_INTERVAL: Duration = Duration::from_millis(30);
+/// A program that begins maps its libraries within this, mostly: they come with it.
+const GATHER: Duration = Duration::from_millis(10);
 /// How often CPUs are looked for.
 const HOTPLUG_INTERVAL_NS: u64 = 1_000_000_000;
 /// Descriptors told of by one wait.
@@ -42,6 +46,8 @@ pub(crate) struct Drainer {
     sideband: SideBand,
     shared: Arc<Shared>,
     epoll: Epoll,
+    /// Only what does not wait: samples, and the end.
+    urgent: Epoll,
     counters: CountersHandle,
     malformed: u64,
     /// The listed processes, where user space has to keep the list.
@@ -67,8 +73,11 @@ impl Drainer {
         checks: CheckRate,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
-        epoll.add(kernel.ring_fd(), EpollEvent::new(EpollFlags::EPOLLIN, RING))?;
+        let urgent = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for epoll in [&epoll, &urgent] {
+            epoll.add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+            epoll.add(kernel.ring_fd(), EpollEvent::new(EpollFlags::EPOLLIN, RING))?;
+        }
         for (cpu, fd) in sideband.fds() {
             watch(&epoll, cpu, fd)?;
         }
@@ -78,6 +87,7 @@ impl Drainer {
             sideband,
             shared,
             epoll,
+            urgent,
             counters,
             malformed: 0,
             family,
@@ -92,7 +102,7 @@ impl Drainer {
     /// Drains until told to stop; then detaches and drains what is left.
     pub(crate) fn run(mut self) {
         let mut last = Instant::now();
-        while !self.wait() {
+        while !self.wait(last) {
             thread::sleep(MIN_INTERVAL.saturating_sub(last.elapsed()));
             last = Instant::now();
             let began = clock::now().mono_ns;
@@ -116,13 +126,14 @@ impl Drainer {
         self.is_done = true;
     }
 
-    /// Waits for something to do; true when told to stop.
-    fn wait(&self) -> bool {
+    /// Waits for something to do; true when told to stop. Records alone are left to gather for a while.
+    fn wait(&self, last: Instant) -> bool {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = self.epoll.wait(&mut events, EpollTimeout::from(TIMEOUT_MS)).unwrap_or(0);
-        let mut stop = false;
+        let (mut stop, mut samples) = (false, false);
         for event in events.iter().take(count) {
             stop |= event.data() == STOP;
+            samples |= event.data() == RING;
             // A CPU that has gone leaves a descriptor that would wake for ever.
             if event.events().intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
                 && let Some(fd) = u32::try_from(event.data()).ok().and_then(|cpu| self.sideband.fd(cpu))
@@ -131,7 +142,13 @@ impl Drainer {
                 let _ = self.epoll.delete(fd);
             }
         }
-        stop
+        if count == 0 || stop || samples {
+            return stop;
+        }
+        let pause = RECORDS_INTERVAL.saturating_sub(last.elapsed()).max(GATHER);
+        let pause = u16::try_from(pause.as_millis()).unwrap_or(TIMEOUT_MS);
+        let count = self.urgent.wait(&mut events, EpollTimeout::from(pause)).unwrap_or(0);
+        events.iter().take(count).any(|event| event.data() == STOP)
     }
 
     fn samples(&mut self, batch: &mut Batch) -> usize {

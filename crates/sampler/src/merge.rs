@@ -88,6 +88,11 @@ impl Merge {
         }
     }
 
+    /// The records that wait for their turn. Sorted by time, but for those added since the last batch.
+    pub(crate) fn waiting(&self) -> &[Record] {
+        &self.pending
+    }
+
     /// Whether a thread's end is among the records that wait.
     pub(crate) fn is_about_to_exit(&self, thread: u32) -> bool {
         self.pending.iter().any(|r| matches!(r.kind, Kind::Exit { tid, .. } if tid == thread))

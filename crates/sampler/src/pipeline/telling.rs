@@ -33,6 +33,10 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
                 hand_on(desk, published, process, why, now);
             }
         });
+        self.table.preview(self.merge.waiting(), |preview| {
+            published.handed_on(preview.tgid, &preview.maps, now);
+            desk.mapped(Mapped::ahead(preview));
+        });
         published.expire(now);
         for window in windows {
             desk.window(window);

@@ -50,7 +50,8 @@ impl ProcessTable {
 
     /// Hands out what has changed since the last time.
     pub(crate) fn take_changes(&mut self, mut each: impl FnMut(u32, Change<'_>)) {
-        for (tgid, executed) in self.changes.changed.drain() {
+        for (tgid, executed) in std::mem::take(&mut self.changes.changed) {
+            self.adopt_preview(tgid);
             let newest = self.chains.get(&tgid).and_then(|chain| chain.last());
             match newest.filter(|process| process.is_running()) {
                 Some(process) => each(tgid, Change::Mapped { process, executed }),

@@ -16,6 +16,7 @@ mod files;
 mod identity;
 mod maps;
 mod one;
+mod preview;
 mod scanned;
 
 use std::collections::VecDeque;
@@ -29,6 +30,7 @@ pub(crate) use files::Files;
 pub(crate) use identity::Start;
 pub(crate) use maps::{FileKind, MapBudget, MapFile, MapSet, Mapping};
 pub(crate) use one::Process;
+pub(crate) use preview::Preview;
 
 use crate::comm::Comm;
 use crate::declared::Environment;
@@ -75,6 +77,8 @@ pub(crate) struct ProcessTable {
     generations: u64,
     sweep: Vec<u32>,
     changes: Changes,
+    /// What was handed out last of processes whose records wait.
+    previews: FxHashMap<u32, Preview>,
     stats: TableStats,
 }
 

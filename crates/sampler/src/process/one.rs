@@ -48,4 +48,9 @@ impl Process {
     pub(crate) fn is_executing(&self, time_mono_ns: u64) -> bool {
         self.executed_mono_ns.is_some_and(|at| time_mono_ns.saturating_sub(at) < EXEC_NS)
     }
+
+    /// Whether its program began not longer than this before a time.
+    pub(super) fn has_executed_since(&self, time_mono_ns: u64, for_ns: u64) -> bool {
+        self.executed_mono_ns.is_some_and(|at| time_mono_ns.saturating_sub(at) < for_ns)
+    }
 }

@@ -105,7 +105,7 @@ impl SideBand {
         new.into_iter().filter(|&cpu| self.add(cpu).is_ok()).collect()
     }
 
-    /// Each ring's descriptor, readable when it is half full.
+    /// Each ring's descriptor, readable when some records are new.
     pub(crate) fn fds(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
         self.rings.iter().map(|(&cpu, ring)| (cpu, ring.as_fd()))
     }

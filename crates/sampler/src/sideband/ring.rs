@@ -16,6 +16,9 @@ use super::record::HEADER_BYTES;
 const DATA_HEAD: usize = 1024;
 const DATA_TAIL: usize = 1032;
 
+/// The reader is told when so many bytes are new: an exec's records are more, a thread's are less.
+const WATERMARK_BYTES: u32 = 256;
+
 /// A mapped ring and its event.
 #[derive(Debug)]
 pub(super) struct Ring {
@@ -32,8 +35,8 @@ impl Ring {
     /// Opens the dummy event of one CPU, enabled, and maps `data_bytes` (a power of two, whole pages) of ring. `cgroups`:
     /// new cgroups are recorded too, where the kernel can (5.7).
     pub(super) fn open(cpu: u32, page_bytes: usize, data_bytes: usize, cgroups: bool) -> io::Result<Self> {
-        let fd = match open_event(cpu, data_bytes, cgroups) {
-            Err(error) if cgroups && error.raw_os_error() == Some(libc::EINVAL) => open_event(cpu, data_bytes, false)?,
+        let fd = match open_event(cpu, cgroups) {
+            Err(error) if cgroups && error.raw_os_error() == Some(libc::EINVAL) => open_event(cpu, false)?,
             result => result?,
         };
         let length = page_bytes + data_bytes;
@@ -137,7 +140,7 @@ fn record_bytes(first: &[u8], second: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_ne_bytes([byte(at.checked_add(6)?)?, byte(at.checked_add(7)?)?])))
 }
 
-fn open_event(cpu: u32, data_bytes: usize, cgroups: bool) -> io::Result<OwnedFd> {
+fn open_event(cpu: u32, cgroups: bool) -> io::Result<OwnedFd> {
     // SAFETY: the struct is plain integers and unions of integers, for which zeros are valid.
     let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
     attr.type_ = perf_type_id::PERF_TYPE_SOFTWARE as u32;
@@ -153,9 +156,9 @@ fn open_event(cpu: u32, data_bytes: usize, cgroups: bool) -> io::Result<OwnedFd>
     attr.set_sample_id_all(1);
     attr.set_use_clockid(1);
     attr.clockid = libc::CLOCK_MONOTONIC;
-    // One wake-up for each half ring: at one per record the reader would cost 70 times as much.
+    // The reader decides how soon it reads again, but it must learn early that a program begins.
     attr.set_watermark(1);
-    attr.__bindgen_anon_2.wakeup_watermark = u32::try_from(data_bytes / 2).unwrap_or(u32::MAX);
+    attr.__bindgen_anon_2.wakeup_watermark = WATERMARK_BYTES;
     let cpu = i32::try_from(cpu).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let (every_process, no_group): (libc::pid_t, libc::c_int) = (-1, -1);
     // SAFETY: `attr` is a valid attribute of the size that it states, and outlives the call.

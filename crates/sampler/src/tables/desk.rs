@@ -13,7 +13,7 @@ use profile::{Frame, ObjectId, Window};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::TablesCounted;
-use crate::process::{MapFile, MapSet, Process};
+use crate::process::{MapFile, MapSet, Preview, Process};
 
 /// Processes of which news wait at the most.
 pub(super) const MAX_NEWS: usize = 64 * 1024;
@@ -52,6 +52,17 @@ impl Mapped {
             maps: Arc::clone(&process.maps),
             executable: process.executable.clone(),
             why,
+        }
+    }
+
+    /// A process as it will be, which begins a program.
+    pub(crate) fn ahead(preview: &Preview) -> Self {
+        Self {
+            tgid: preview.tgid,
+            started_by_mono_ns: preview.started_by_mono_ns,
+            maps: Arc::clone(&preview.maps),
+            executable: preview.executable.clone(),
+            why: Why::Executed,
         }
     }
 }

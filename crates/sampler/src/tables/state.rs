@@ -98,14 +98,16 @@ impl State {
         }
         let (tgid, serial) = (news.tgid, news.maps.serial());
         let before = self.processes.get(&tgid).map(|process| process.serial);
-        if before.is_some() && news.why != Why::Executed && !self.is_published(tgid, kernel) {
-            // It has executed another program, and news of that are under way. A sample may have been of that one already.
+        let is_published = before.is_some() && self.is_published(tgid, kernel);
+        if is_published && before == Some(serial) {
+            return;
+        }
+        if before.is_some() && !is_published {
+            // It has executed another program, and news of that are under way, or these.
             self.forget(tgid);
             if news.why == Why::Changed {
                 return;
             }
-        } else if before == Some(serial) && news.why != Why::Executed {
-            return;
         }
         if news.maps.list().is_empty() {
             return self.gone(tgid, kernel);

@@ -21,6 +21,7 @@ use crate::judge::TakeAll;
 
 mod owners;
 mod processes;
+mod published;
 mod whole;
 
 /// Numbers files by their path.
