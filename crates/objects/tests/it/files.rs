@@ -145,7 +145,9 @@ fn another_generation() {
     let file = fs::File::open(&path).unwrap();
     let mut generation = [0_u32; 2];
     // SAFETY: FS_IOC_GETVERSION writes at most a long.
-    let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&file), 0x8008_7601, generation.as_mut_ptr()) };
+    let result = unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&file), 0x8008_7601_u32 as libc::Ioctl, generation.as_mut_ptr())
+    };
     if result != 0 || generation[0] == 0 {
         println!("this file system has no generations");
         return;
