@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -111,6 +112,8 @@ impl Sampler {
         });
         let system = |what| move |source| SamplerError::System { what, source };
         let tables_counted = Arc::new(TablesCounted::default());
+        // Also where there is no thread of tables to say it.
+        tables_counted.kernel_bytes.store(kernel.kernel_bytes(), Ordering::Relaxed);
         let (desk, tables) = match tables_handle(&config, &mut kernel) {
             Some(handle) => {
                 let (send, news) = sync_channel(NEWS);
