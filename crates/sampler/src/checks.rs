@@ -13,6 +13,8 @@ use profile::{Frame, ObjectId, ObjectInfo, StackEnd};
 use rustc_hash::FxHashMap;
 use sampler_abi::{FLAG_WALK_GUESSED, FLAG_WALK_SIGNAL};
 
+use crate::config::Check as Wanted;
+
 /// Files counted at the most.
 const MAX_FILES: usize = 4096;
 /// So many differences a file has at least before it is taken off: the task's other threads may have written to its stack
@@ -20,6 +22,7 @@ const MAX_FILES: usize = 4096;
 const MIN_DIFFERENCES: u32 = 3;
 /// And one in fewer than so many of its comparisons.
 const ONE_IN: u32 = 50;
+const SECOND_NS: u64 = 1_000_000_000;
 /// A machine without many samples compares more of them, but never more than one in so many.
 const RAREST_SHARE: u64 = 200;
 
@@ -61,10 +64,14 @@ pub(crate) struct Checks {
 }
 
 impl Check {
+    /// Whether nothing can be said, whatever the other unwinder finds.
+    pub(crate) fn is_vague(&self) -> bool {
+        self.is_stale || self.end != StackEnd::Root || self.flags & (FLAG_WALK_GUESSED | FLAG_WALK_SIGNAL) != 0
+    }
+
     /// Compares it with the other unwinder's stack of the same sample.
     pub(crate) fn compare(&self, other: &[Frame], other_end: StackEnd) -> Verdict {
-        let is_vague = self.is_stale || self.flags & (FLAG_WALK_GUESSED | FLAG_WALK_SIGNAL) != 0;
-        if is_vague || self.end != StackEnd::Root || other_end != StackEnd::Root {
+        if self.is_vague() || other_end != StackEnd::Root {
             return Verdict::Inconclusive;
         }
         let differs = self.stack.iter().zip(other).position(|(a, b)| a != b);
@@ -157,7 +164,7 @@ fn blamed(stack: &[Frame], at: usize) -> Option<ObjectId> {
 /// How many walked samples of a CPU one is compared of, so that it is about one a second for the whole machine.
 #[derive(Debug)]
 pub(crate) struct CheckRate {
-    config: crate::config::Check,
+    config: Wanted,
     second_began_mono_ns: u64,
     walked: u64,
     every: u32,
@@ -165,11 +172,11 @@ pub(crate) struct CheckRate {
 
 impl CheckRate {
     /// As long as nothing is known of the machine's load.
-    pub(crate) fn new(config: crate::config::Check, now_mono_ns: u64) -> Self {
+    pub(crate) fn new(config: Wanted, now_mono_ns: u64) -> Self {
         let every = match config {
-            crate::config::Check::Off => 0,
-            crate::config::Check::OneIn(every) => every,
-            crate::config::Check::Adaptive => share(RAREST_SHARE),
+            Wanted::Off => 0,
+            Wanted::OneIn(every) => every,
+            Wanted::Adaptive => share(RAREST_SHARE),
         };
         Self { config, second_began_mono_ns: now_mono_ns, walked: 0, every }
     }
@@ -183,7 +190,7 @@ impl CheckRate {
     pub(crate) fn adjust(&mut self, walked: u64, now_mono_ns: u64) -> Option<u32> {
         self.walked += walked;
         let took_ns = now_mono_ns.saturating_sub(self.second_began_mono_ns);
-        if self.config != crate::config::Check::Adaptive || took_ns < SECOND_NS {
+        if self.config != Wanted::Adaptive || took_ns < SECOND_NS {
             return None;
         }
         let per_second = u128::from(self.walked) * u128::from(SECOND_NS) / u128::from(took_ns);
@@ -197,8 +204,6 @@ impl CheckRate {
         Some(every)
     }
 }
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 fn share(per_second: u64) -> u32 {
     u32::try_from(per_second.max(RAREST_SHARE)).unwrap_or(u32::MAX)

@@ -1,7 +1,6 @@
 use profile::{BuildId, ElfAddress};
 
 use super::*;
-use crate::config::Check as Wanted;
 
 fn frame(file: u64, address: u64) -> Frame {
     Frame::Object { object: ObjectId(file), address: ElfAddress(address) }

@@ -24,15 +24,21 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         self.shared.ledger.ended(counted.end, 1);
         self.shared.ledger.windowed(1);
         self.shared.counted.stale_walks.fetch_add(u64::from(counted.is_stale), Ordering::Relaxed);
-        match counted.stack {
-            Some(stack) if !sample.snapshot.is_empty() => {
+        let check = counted.stack.filter(|_| !sample.snapshot.is_empty()).map(|stack| Check {
+            stack,
+            end: counted.end,
+            is_stale: counted.is_stale,
+            flags: sample.head.flags,
+        });
+        match check {
+            Some(check) if !check.is_vague() => {
                 let user = UserHalf::Snapshot(self.resolver.mappings(process, &sample.head, &sample.snapshot));
                 let maps = Some(Arc::clone(&process.maps));
-                let flags = sample.head.flags;
-                let check = Some(Check { stack, end: counted.end, is_stale: counted.is_stale, flags });
-                self.wait(Waiting { sample, owner: Arc::clone(owner), maps, user, check });
+                self.wait(Waiting { sample, owner: Arc::clone(owner), maps, user, check: Some(check) });
             }
-            _ => {
+            vague => {
+                let counter = &self.shared.counted.checks_inconclusive;
+                counter.fetch_add(u64::from(vague.is_some()), Ordering::Relaxed);
                 self.shared.inbox.release(sample.cost_bytes());
                 self.shared.pool.give_back(std::iter::once(sample));
             }

@@ -36,6 +36,8 @@ mod thread;
 mod tests;
 
 pub(crate) use counted::TablesCounted;
+#[cfg(test)]
+pub(crate) use desk::News;
 pub(crate) use desk::{Desk, Mapped, Why};
 pub(crate) use kernel::Kernel;
 pub(crate) use source::TableSource;

@@ -4,6 +4,8 @@ use sampler_abi::{FLAG_CHECK, FLAG_WALK_SIGNAL};
 
 use super::*;
 use crate::allocations;
+use crate::judge::{Scope, Subject, Verdict};
+use crate::tables::{News, TablesCounted};
 
 const WALKED: u32 = FLAG_USER_REGS | FLAG_WALKED;
 
@@ -59,6 +61,14 @@ impl Bench {
         maps.serial()
     }
 
+    /// What the thread of tables is told from now on.
+    fn tells(&mut self) -> std::sync::mpsc::Receiver<News> {
+        let (send, receive) = std::sync::mpsc::sync_channel(100);
+        self.pipeline.desk = Desk::new(send, Arc::new(TablesCounted::default()));
+        self.pipeline.table.note_changes(true);
+        receive
+    }
+
     fn count(&self, counter: impl Fn(&Counted) -> &std::sync::atomic::AtomicU64) -> u64 {
         counter(&self.shared.counted).load(Ordering::Relaxed)
     }
@@ -103,7 +113,7 @@ fn only_files_that_the_stack_leads_through_are_opened() {
     bench.batch(2 * SECOND, begin().into_iter().chain([lib]).collect(), vec![], &[]);
     let serial = bench.publish();
     bench.walk(3 * SECOND, vec![], &[(walked(2 * SECOND + 1, 0x1010, serial), &[0x1010], &[])]);
-    assert_eq!(bench.objects.paths(), ["/app", "[vdso]"].map(str::to_owned).into_iter().take(1).collect::<Vec<_>>());
+    assert_eq!(bench.objects.paths(), ["/app"]);
 }
 
 #[test]
@@ -220,4 +230,72 @@ fn stacks_are_made_again_when_the_resolver_has_forgotten_their_mappings() {
     for row in bench.finish(60 * SECOND) {
         assert_eq!(row.1, frames);
     }
+}
+
+#[test]
+fn a_stack_that_could_not_be_walked_says_which_files_it_needed() {
+    let mut bench = Bench::new(alive());
+    let news = bench.tells();
+    let map = |inode, start, path: &str| Kind::Map { tgid: 10, map: Box::new(of_inode(inode, map(start, path))) };
+    let maps = [map(4, 0x3000, "/unused"), map(5, 0x5000, "/lib"), map(6, 0x7000, "/walked")];
+    let records = begin().into_iter().chain(maps.into_iter().map(|map| (SECOND + 22, map))).collect();
+    bench.batch(2 * SECOND, records, vec![head(SECOND + 30, 0x1010)], &[0x5020, 0x5030]);
+    let serial = bench.publish();
+    let stack: &[u64] = &[0x1010, 0x7010];
+    let check = SampleHead { flags: WALKED | FLAG_CHECK, ..walked(2 * SECOND + 1, 0x1010, serial) };
+    bench.walk(3 * SECOND, vec![], &[(walked(2 * SECOND + 1, 0x1010, serial), stack, &[]), (check, stack, &[0x7010])]);
+    let mut wanted: Vec<_> =
+        news.try_iter().flat_map(|news| news.wanted).map(|(file, samples)| (file.name.to_string(), samples)).collect();
+    wanted.sort();
+    assert_eq!(wanted, [("/app".to_owned(), 1), ("/lib".to_owned(), 1)]);
+    assert_eq!(bench.count(|c| &c.checks_agree), 1);
+    bench.finish(4 * SECOND);
+}
+
+#[test]
+fn a_file_whose_table_leads_elsewhere_is_taken_off() {
+    let mut bench = Bench::new(alive());
+    let news = bench.tells();
+    bench.batch(2 * SECOND, begin(), vec![], &[]);
+    let serial = bench.publish();
+    let check = SampleHead { flags: WALKED | FLAG_CHECK, ..walked(2 * SECOND + 1, 0x1010, serial) };
+    bench.walk(3 * SECOND, vec![], &[(check, &[0x1010, 0x1020][..], &[0x1030][..]); 5]);
+    bench.walk(3 * SECOND + 1, vec![], &[]);
+    let taken_off: Vec<_> = news.try_iter().flat_map(|news| news.taken_off).collect();
+    assert_eq!(taken_off, [bench.objects.id("/app")]);
+    assert_eq!(bench.count(|c| &c.checks_differ), 5);
+    let frames = vec![object(&bench, "/app", 0x10), object(&bench, "/app", 0x20)];
+    assert_eq!(bench.finish(4 * SECOND), [("app".to_owned(), frames, 5)]);
+}
+
+/// Refuses everything.
+#[derive(Debug)]
+struct Nobody;
+
+impl Judge for Nobody {
+    fn filters(&self) -> bool {
+        true
+    }
+
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn judge(&self, _: &Subject<'_>) -> Verdict {
+        Verdict { ruling: Ruling::Drop, scope: Scope::Undecided }
+    }
+
+    fn seen(&self, _: &profile::Place, _: u32) {}
+}
+
+#[test]
+fn of_a_walked_sample_that_is_not_wanted_nothing_is_read() {
+    let mut bench = Bench::with(alive(), Arc::new(Nobody), None);
+    bench.batch(2 * SECOND, begin(), vec![], &[]);
+    let serial = bench.publish();
+    let check = SampleHead { flags: WALKED | FLAG_CHECK, ..walked(2 * SECOND + 1, 0x1010, serial) };
+    bench.walk(3 * SECOND, vec![], &[(check, &[0x1010, 0x1020][..], &[0x1020][..]); 3]);
+    assert_eq!(bench.objects.paths(), [] as [&str; 0]);
+    assert_eq!(bench.objects.requests.get(), 0);
+    assert_eq!(bench.finish(4 * SECOND), []);
 }
