@@ -352,3 +352,73 @@ proptest! {
         }
     }
 }
+
+/// What is handed out for these records that wait.
+fn previews(table: &mut ProcessTable, waiting: &[Record]) -> Vec<(u32, u64, Vec<u64>)> {
+    let mut out = Vec::new();
+    table.preview(waiting, |preview| {
+        let starts = preview.maps.list().iter().map(|mapping| mapping.start).collect();
+        out.push((preview.tgid, preview.started_by_mono_ns, starts));
+    });
+    out.sort_unstable();
+    out
+}
+
+#[test]
+fn programs_that_begin_are_told_of_before_their_turn_and_keep_the_number_of_their_mappings() {
+    let mut table = table(&[fork(10, 7, 1), map(11, 7, 0x9000, "/old")]);
+    table.note_changes(true);
+    let all = [
+        exec(20, 7, "new"),
+        map(21, 7, 0x1000, "/new"),
+        fork(22, 8, 7),
+        exec(23, 8, "child"),
+        map(24, 8, 0x2000, "/child"),
+        fork(25, 9, 7),
+        exec(26, 9, "brief"),
+        map(27, 9, 0x3000, "/brief"),
+        exit(28, 9, 9),
+        // No exec of this one is known: its turn comes.
+        map(29, 5, 0x4000, "/lib"),
+        map(30, 7, 0x5000, "/lib"),
+    ];
+    assert_eq!(previews(&mut table, &all[..9]), [(7, 10, vec![0x1000]), (8, 22, vec![0x2000])]);
+    assert_eq!(previews(&mut table, &all[..9]), [], "once");
+    assert_eq!(previews(&mut table, &all), [(7, 10, vec![0x1000, 0x5000])], "as there is more");
+    let serial = table.previews[&7].maps.serial();
+    assert_eq!(table.running(7).unwrap().maps.list()[0].start, 0x9000, "samples from before have the old ones");
+
+    // A part of it has its turn; the rest is still to come.
+    all[..9].iter().for_each(|record| table.apply(record));
+    table.take_changes(|_, _| ());
+    assert_eq!(previews(&mut table, &all[9..]), [], "it is known");
+    all[9..].iter().for_each(|record| table.apply(record));
+    let mut changed = Vec::new();
+    table.take_changes(|tgid, change| match change {
+        Change::Mapped { process, executed } => changed.push((tgid, executed, process.maps.serial() == serial)),
+        Change::Ended => changed.push((tgid, false, false)),
+    });
+    changed.sort_unstable();
+    assert_eq!(changed, [(5, false, false), (7, false, true)]);
+    assert_eq!(previews(&mut table, &[]), []);
+    assert!(table.previews.is_empty());
+}
+
+#[test]
+fn what_has_changed_is_handed_out_once_as_it_is_by_then() {
+    let mut table = ProcessTable::default();
+    table.apply(&exec(5, 3, "nobody asks"));
+    table.note_changes(true);
+    let records = [fork(10, 7, 3), exec(11, 7, "x"), map(12, 7, 0x1000, "/x"), exit(13, 3, 3), fork(14, 8, 7)];
+    records.iter().for_each(|record| table.apply(record));
+    let take = |table: &mut ProcessTable| {
+        let mut changed = Vec::new();
+        table
+            .take_changes(|tgid, change| changed.push((tgid, matches!(change, Change::Mapped { executed: true, .. }))));
+        changed.sort_unstable();
+        changed
+    };
+    assert_eq!(take(&mut table), [(3, false), (7, true)], "a fork alone is no change");
+    assert_eq!(take(&mut table), []);
+    assert_eq!(table.running_tgids(), FxHashSet::from_iter([7, 8]));
+}

@@ -20,6 +20,8 @@ pub(super) const SAMPLE_HEAT: u64 = 256;
 const MAX_FAILURES: u32 = 3;
 /// Windows after which a table goes that no process uses.
 const IDLE_WINDOWS: u32 = 12;
+/// Windows after which files are tried once more that could not be opened, or whose table could not be had.
+const RETRY_WINDOWS: u32 = 12;
 /// Objects that are remembered as taken off.
 const MAX_TAKEN_OFF: usize = 1 << 16;
 
@@ -50,7 +52,7 @@ pub(super) enum Progress {
     /// Nobody has needed its table yet, or it left for others.
     Unloaded,
     Loaded,
-    /// It has none.
+    /// It has none, or none was to be had.
     WithoutTable,
     /// There was no room for it, when it was this hot.
     Refused(u64),
@@ -73,7 +75,7 @@ pub(super) struct Object {
 
 impl Object {
     fn can_be_loaded(&self) -> bool {
-        matches!(self.progress, Progress::Unloaded | Progress::Refused(_))
+        matches!(self.progress, Progress::Unloaded | Progress::Refused(_) | Progress::WithoutTable)
     }
 
     pub(super) fn is_without_table(&self) -> bool {
@@ -216,7 +218,7 @@ impl State {
     pub(crate) fn load(&mut self, id: ObjectId, table: Option<&FileTable>, kernel: &mut impl Kernel) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         object.is_queued = false;
-        let heat = object.heat;
+        let (heat, before) = (object.heat, object.progress);
         if !object.can_be_loaded() {
             return;
         }
@@ -234,7 +236,7 @@ impl State {
             let (path, rows) = (&object.info.path, table.map_or(0, FileTable::rows));
             tracing::debug!(file = %path, rows, unsupported = object.unsupported_rows, ?progress, "a file's table");
         }
-        if !matches!(progress, Progress::Refused(_)) {
+        if progress != before && (before == Progress::WithoutTable || !matches!(progress, Progress::Refused(_))) {
             self.outdate_users(id);
         }
     }
@@ -313,6 +315,28 @@ impl State {
             self.arena.evict(id.0, self.epoch);
             self.evicted += 1;
             self.objects.remove(&id);
+        }
+        self.refused.clear();
+        self.windows = self.windows.saturating_add(count);
+        if self.windows >= RETRY_WINDOWS {
+            self.windows = 0;
+            self.try_again();
+        }
+    }
+
+    /// Queues what failed: the worker that reads files may have been gone just then.
+    fn try_again(&mut self) {
+        for (name, file) in &mut self.files {
+            if file.is_unreadable() && !file.is_queued {
+                file.is_queued = true;
+                self.queue.push(Job::Open(Arc::clone(name)));
+            }
+        }
+        for (id, object) in &mut self.objects {
+            if object.is_without_table() && !object.is_queued {
+                object.is_queued = true;
+                self.queue.push(Job::Load(*id));
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! **Units**: bytes. **Limits**: the shards that there may be, of which [`RESERVE_BYTES`] stay for mappings.
 
 use profile::ObjectId;
-use unwind_table::FileTable;
+use unwind_table::{FileTable, SHARD_BYTES};
 
 use super::files::Progress;
 use super::{Kernel, State};
@@ -66,6 +66,12 @@ impl State {
         !evicted.is_empty() && self.collect(kernel) && self.arena.fits(bytes)
     }
 
+    /// Whether files give way to mappings: those may take half of all room, so that files are left to be mapped.
+    pub(super) fn may_displace_files(&self, kernel: &impl Kernel) -> bool {
+        let all = u64::from(kernel.max_shards()) * u64::from(SHARD_BYTES);
+        self.arena.mapping_bytes() < all / 2
+    }
+
     /// Frees what is retired: nothing that is published names it after this has written anew what is to be, and no walk reads it after
     /// those under way have ended. Takes some 10 ms. False where it cannot be known that they have.
     pub(crate) fn collect(&mut self, kernel: &mut impl Kernel) -> bool {
@@ -84,7 +90,7 @@ impl State {
 
     /// Bytes that [`State::collect`] would free.
     pub(crate) fn retired_bytes(&self) -> u64 {
-        self.arena.stats().retired_bytes
+        self.arena.retired_bytes()
     }
 
     /// Whether so much is retired that it is worth a wait.

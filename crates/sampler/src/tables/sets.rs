@@ -58,6 +58,7 @@ impl State {
         let mut written = self.try_write(serial, kernel);
         if let Some(Err(ArenaError::NoRoom { bytes })) = written
             && may_make_room
+            && self.may_displace_files(kernel)
             && self.make_room(bytes, u64::MAX, kernel)
         {
             // With the files that are left.

@@ -47,6 +47,10 @@ pub(crate) struct State {
     pub(super) refused_files: u64,
     pub(super) taken_off: u64,
     pub(super) refused_processes: u64,
+    /// Those that found no room in this window: their samples do not have it looked for again and again.
+    pub(super) refused: FxHashSet<u32>,
+    /// Windows that were closed.
+    pub(super) windows: u32,
     /// Said once.
     has_failed: bool,
 }
@@ -67,6 +71,8 @@ impl State {
             refused_files: 0,
             taken_off: 0,
             refused_processes: 0,
+            refused: FxHashSet::default(),
+            windows: 0,
             has_failed: false,
         }
     }
@@ -119,6 +125,7 @@ impl State {
         let is_placed = self.is_placed(serial) || self.write_set(serial, true, kernel);
         if !is_placed || !self.publish(tgid, news.started_by_mono_ns, serial, kernel) {
             self.refused_processes += 1;
+            self.refused.insert(tgid);
             self.gone(tgid, kernel);
             return self.leave_set_if_unused(serial);
         }
@@ -183,7 +190,11 @@ impl State {
 
     /// Whether news change nothing.
     fn is_of_no_concern(&self, news: &Mapped) -> bool {
-        news.why == Why::Changed && !self.processes.contains_key(&news.tgid)
+        match news.why {
+            Why::Changed => !self.processes.contains_key(&news.tgid),
+            Why::Sampled => self.refused.contains(&news.tgid),
+            Why::Executed => false,
+        }
     }
 
     /// An error of the kernel side is said once; what it was about stays unpublished.

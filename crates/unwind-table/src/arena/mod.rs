@@ -129,6 +129,7 @@ pub struct Arena {
     /// Evicted, in order of their stamps.
     retired: VecDeque<(u64, Extent)>,
     retired_units: u64,
+    mapping_units: u64,
     evicted: u64,
     refused: u64,
 }
@@ -143,6 +144,7 @@ impl Arena {
             mappings: FxHashMap::default(),
             retired: VecDeque::new(),
             retired_units: 0,
+            mapping_units: 0,
             evicted: 0,
             refused: 0,
         }
@@ -359,6 +361,7 @@ impl Arena {
             return Err(ArenaError::NoRoom { bytes: bytes.len() as u64 });
         };
         shards.write(extent.place().shard(), extent.place().offset(), &bytes);
+        self.mapping_units += u64::from(extent.units);
         self.mappings.insert(extent.place().0, extent);
         Ok((extent.place(), count))
     }
@@ -366,8 +369,21 @@ impl Arena {
     /// Mappings that nobody begins a walk with any more.
     pub fn free_mappings(&mut self, place: Place, stamp: u64) {
         if let Some(extent) = self.mappings.remove(&place.0) {
+            self.mapping_units -= u64::from(extent.units);
             self.retire(extent, stamp);
         }
+    }
+
+    /// Bytes of mappings that are in use.
+    #[must_use]
+    pub fn mapping_bytes(&self) -> u64 {
+        self.mapping_units * u64::from(PLACE_BYTES)
+    }
+
+    /// Bytes that are free after the next [`Arena::collect`].
+    #[must_use]
+    pub fn retired_bytes(&self) -> u64 {
+        self.retired_units * u64::from(PLACE_BYTES)
     }
 
     /// How full it is.

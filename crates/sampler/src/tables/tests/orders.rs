@@ -133,6 +133,40 @@ fn a_file_that_cannot_be_opened_counts_as_one_without_a_table_in_the_end() {
     }
     settle(&mut state, &mut kernel);
     assert_eq!(found(&kernel, &kernel.published[&5], 0), End::NO_TABLE);
+    // A minute later it can, but its table cannot be had; another minute later all is well.
+    state.windows(12, &FxHashMap::default());
+    assert!(matches!(state.next_work(), Some(Work::Open { .. })));
+    state.opened(&name(0), &info(ObjectId(0)));
+    assert!(matches!(state.next_work(), Some(Work::Load { .. })));
+    state.load(ObjectId(0), None, &mut kernel);
+    settle(&mut state, &mut kernel);
+    assert_eq!(found(&kernel, &kernel.published[&5], 0), End::NO_TABLE);
+    state.windows(12, &FxHashMap::default());
+    settle(&mut state, &mut kernel);
+    assert_eq!(found(&kernel, &kernel.published[&5], 0), End::GOING_ON);
+}
+
+#[test]
+fn many_processes_leave_room_for_files() {
+    let budget = Arc::new(MapBudget::default());
+    let (mut state, mut kernel) = (State::new(), FakeKernel::new(1));
+    let busy = maps(&budget, [0]);
+    ready(&mut state, &mut kernel, &mapped(1, &busy, Why::Sampled), &[0]);
+    state.wanted(&name(0), 1);
+    settle(&mut state, &mut kernel);
+    // Each has 3000 mappings, which is 96 KB.
+    for tgid in 2..20 {
+        let mut set = MapSet::new(&budget);
+        for i in 0..3000 {
+            let start = 0x7000_0000_0000 + i * 0x2000;
+            assert!(set.insert(Mapping { start, end: start + 0x1000, offset: 0, file: name(9) }));
+        }
+        ready(&mut state, &mut kernel, &mapped(tgid, &Arc::new(set), Why::Executed), &[]);
+    }
+    assert!(state.refused_processes > 5 && kernel.published.len() > 5, "{}", state.refused_processes);
+    state.wanted(&name(0), 1);
+    settle(&mut state, &mut kernel);
+    assert_eq!(found(&kernel, &kernel.published[&1], 0), End::GOING_ON);
 }
 
 #[test]
@@ -145,6 +179,10 @@ fn where_the_kernel_has_no_room_processes_are_refused_and_counted() {
     }
     assert_eq!((kernel.published.len(), state.sets.len(), state.refused_processes), (2, 2, 1));
     state.gone(1, &mut kernel);
-    ready(&mut state, &mut kernel, &mapped(3, &maps(&budget, [9]), Why::Sampled), &[]);
+    let third = mapped(3, &maps(&budget, [9]), Why::Sampled);
+    ready(&mut state, &mut kernel, &third, &[]);
+    assert_eq!(kernel.published.len(), 1, "not in the same window");
+    state.windows(1, &FxHashMap::default());
+    ready(&mut state, &mut kernel, &third, &[]);
     assert!(kernel.published.contains_key(&3));
 }

@@ -26,16 +26,16 @@ fn why() -> impl Strategy<Value = Why> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let files = || proptest::collection::vec(0..FILES, 0..5);
+    let files = || proptest::collection::vec(0..FILES, 0..7);
     prop_oneof![
-        6 => (0u32..12, files(), why()).prop_map(|(tgid, files, why)| Event::Mapped(tgid, files, why)),
+        8 => (0u32..12, files(), why()).prop_map(|(tgid, files, why)| Event::Mapped(tgid, files, why)),
         4 => (0u32..12, 0u32..12, why()).prop_map(|(tgid, other, why)| Event::Shared(tgid, other, why)),
         2 => (0u32..12).prop_map(Event::Exec),
         2 => (0u32..12).prop_map(Event::Gone),
         1 => proptest::collection::vec(0u32..12, 0..8).prop_map(Event::OnlyRun),
-        6 => (0..FILES, 1u64..20).prop_map(|(file, samples)| Event::Wanted(file, samples)),
+        10 => (0..FILES, 0u32..10).prop_map(|(file, samples)| Event::Wanted(file, 1 << samples)),
         1 => (0..FILES - 1).prop_map(Event::Changed),
-        8 => (1usize..6).prop_map(Event::Work),
+        10 => (1usize..6).prop_map(Event::Work),
         4 => (1usize..4).prop_map(Event::Rewrite),
         2 => proptest::collection::vec((0..FILES * 2, 0u64..50), 0..6).prop_map(Event::Windows),
         1 => (0..FILES).prop_map(Event::TakeOff),
@@ -77,9 +77,9 @@ fn check(state: &State, kernel: &FakeKernel, sets: &Sets) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_order_of_events(shards in 1u32..4, events in proptest::collection::vec(event(), 1..80)) {
+    fn any_order_of_events(shards in 1u32..3, events in proptest::collection::vec(event(), 1..120)) {
         let budget = Arc::new(MapBudget::default());
         let (mut state, mut kernel) = (State::new(), FakeKernel::new(shards));
         kernel.max_processes = 9;
