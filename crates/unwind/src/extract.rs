@@ -193,6 +193,16 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
         executable().filter_map(|p| Some((p.p_vaddr(self.endian), p.data(self.endian, self.file).ok()?))).collect()
     }
 
+    /// Bytes of code at an ELF address.
+    pub(crate) fn code_at(&self, address: u64, bytes: u64) -> Option<&'data [u8]> {
+        let inside = |p: &&&ProgramHeader64<Endian>| address.checked_sub(p.p_vaddr(self.endian));
+        let mut executable = self.loads.iter().filter(|p| p.p_flags(self.endian).0 & elf::PF_X.0 != 0);
+        let load =
+            executable.find(|p| inside(p).is_some_and(|n| n.saturating_add(bytes) <= p.p_filesz(self.endian)))?;
+        let offset = load.p_offset(self.endian).checked_add(inside(&load)?)?;
+        self.file.read_bytes_at(offset, bytes).ok()
+    }
+
     /// Whether an ELF address is code.
     pub(crate) fn is_code(&self, address: u64) -> bool {
         self.loads.iter().any(|p| {

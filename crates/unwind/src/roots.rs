@@ -40,6 +40,9 @@ const ROOTS: &[&[u8]] = &[
     b"runtime.rt0_go.abi0",
 ];
 
+/// Those of them that threads begin in.
+const CLONES: &[&[u8]] = &[b"__clone", b"clone"];
+
 const LIBC_START: &[u8] = b"__libc_start_main";
 /// musl's has a second stage, whose name strip takes away, right before it.
 const SECOND_STAGE_BYTES: u64 = 128;
@@ -76,6 +79,9 @@ pub(crate) fn find<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blo
             let range = address.saturating_sub(before)..address.saturating_add(size.min(MAX_ROOT_BYTES));
             blob.roots.push(RootFunction { range, always: false });
         }
+        if CLONES.contains(&name) && blob.roots.len() < MAX_ROOTS.saturating_sub(1) {
+            blob.roots.extend(thread_call(elf, address, size));
+        }
         if RESTORERS.contains(&name) && blob.restorers.len() < MAX_RESTORERS {
             blob.restorers.push(address);
         }
@@ -88,6 +94,15 @@ pub(crate) fn find<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blo
     }
     blob.restorers.sort_unstable();
     blob.restorers.dedup();
+}
+
+/// The call that a thread begins with. musl's own debug information tells of this code as if somebody had called it in the
+/// thread too; of the rest of the function that is right.
+fn thread_call<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, address: u64, size: u64) -> Option<RootFunction> {
+    let bytes = elf.code_at(address, size.min(MAX_ROOT_BYTES))?;
+    let at = bytes.windows(native::THREAD_CALL.len()).position(|window| window == native::THREAD_CALL)?;
+    let start = address.checked_add(at as u64)?;
+    Some(RootFunction { range: start..start.checked_add(native::THREAD_CALL_BYTES)?, always: true })
 }
 
 fn search_restorers<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blob, limit: u64) {

@@ -448,6 +448,58 @@ fn code_that_was_mapped_anew() {
     assert_eq!(loaded.walk(code, STACK, 3, &stack).1, End::BAD_FRAME);
 }
 
+/// musl's debug information tells of the code in which a thread begins as if it had a caller there.
+#[test]
+fn a_thread_without_a_caller() {
+    const SOURCE: &str = "
+        .globl _start
+        _start: ud2
+        .org 0x100
+        .type leaf, @function
+        leaf: .cfi_startproc; ud2; .cfi_endproc
+        .size leaf, . - leaf
+        .org 0x200
+        .type __clone, @function
+        __clone: .cfi_startproc; mov $56, %eax; syscall; test %eax, %eax; jnz 1f; xor %ebp, %ebp; pop %rdi
+        call *%r9
+        mov %eax, %edi; xor %eax, %eax; mov $60, %al; syscall; hlt
+        1: ret; .cfi_endproc
+        .size __clone, . - __clone
+        .section .note.GNU-stack, \"\", @progbits
+    ";
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("a.s"), folder.path().join("a"));
+    std::fs::write(&source, SOURCE).unwrap();
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-nostdlib", "-static", "-Wl,-Ttext=0x2000", "-o"]).arg(&program).arg(&source);
+    assert!(cc.status().unwrap().success());
+    let file = std::fs::read(program).unwrap();
+    let extracted = extract(file.as_slice(), &Limits::default()).unwrap();
+    let table = compile(extracted.clone(), None).unwrap().table;
+    let (mut shards, mut arena) = (LocalShards::new(), Arena::new(4));
+    let mapping = arena.load(1, &table, 0, &mut shards).unwrap().mapping(0x2000, 0x3000, 0);
+    let mappings = arena.place_mappings(&[mapping], &mut shards).unwrap();
+    let mut unwinder = Unwinder::new();
+    unwinder.load(OBJECT, extracted).unwrap();
+    let code = u64::try_from(file.windows(3).position(|bytes| bytes == [0x41, 0xff, 0xd1]).unwrap()).unwrap();
+    let (start, file_offset) = (0x2000, code - (0x200 + 14)); // of `.text`
+    let loaded = Loaded { unwinder: RefCell::new(unwinder), shards, arena, mappings };
+    let walk = |pc: u64, stack: &[u64]| {
+        let (frames, end, _) = loaded.walk(pc, STACK, 0, stack);
+        let bytes: Vec<u8> = stack.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let maps = [MapEntry { start, end: start + 0x1000, file_offset, object: Some(OBJECT) }];
+        let (mut others, registers) = (Vec::new(), UserRegisters { pc, sp: STACK, fp: 0, lr: 0 });
+        let other = loaded.unwinder.borrow_mut().unwind(&maps, &registers, &bytes, &mut others);
+        assert_eq!(frames.len(), others.len(), "{end:?} {other:?}");
+        (frames, end, other)
+    };
+    let (leaf, clone) = (start + 0x100, start + 0x200);
+    let called = clone + 14 + 3;
+    assert_eq!(walk(leaf, &[called, 1, 2, 3]), (vec![leaf, called - 1], End::ROOT, StackEnd::Root));
+    // Who makes a thread has a caller.
+    assert_eq!(walk(clone + 7, &[leaf + 1, called, 3]), (vec![clone + 7, leaf, called - 1], End::ROOT, StackEnd::Root));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
     /// The same file at another place than its addresses say, on any stack: other functions' rows lead on, and end.

@@ -29,6 +29,12 @@ pub(crate) const RESTORERS: &[&[u8]] = &[&[0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0
 /// The longest of [`RESTORERS`]: a pc this far behind its start is still in it.
 pub(crate) const RESTORER_BYTES: u64 = 8;
 
+/// `blr x1`, and the thread's exit: where musl's threads begin.
+pub(crate) const THREAD_CALL: &[u8] = &[0x20, 0, 0x3f, 0xd6, 0xa8, 0x0b, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
+
+/// Bytes of the call in it.
+pub(crate) const THREAD_CALL_BYTES: u64 = 4;
+
 /// Addresses of 48 bits; the rest may be a pointer authentication code.
 const ADDRESS_BITS: u64 = 0x0000_ffff_ffff_ffff;
 

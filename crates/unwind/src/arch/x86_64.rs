@@ -29,6 +29,12 @@ pub(crate) const RESTORERS: &[&[u8]] =
 /// The longest of [`RESTORERS`]: a pc this far behind its start is still in it.
 pub(crate) const RESTORER_BYTES: u64 = 9;
 
+/// `call *%r9`, and the thread's exit: where musl's threads begin.
+pub(crate) const THREAD_CALL: &[u8] = &[0x41, 0xff, 0xd1, 0x89, 0xc7, 0x31, 0xc0, 0xb0, 60, 0x0f, 0x05];
+
+/// Bytes of the call in it.
+pub(crate) const THREAD_CALL_BYTES: u64 = 3;
+
 pub(crate) fn to_framehop(registers: &UserRegisters) -> Registers {
     UnwindRegsX86_64::new(registers.pc, registers.sp, registers.fp)
 }
