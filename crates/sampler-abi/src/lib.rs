@@ -179,8 +179,8 @@ pub struct KernelLayout {
     pub task_start_time: u32,
     /// Offset of `stack`.
     pub task_stack: u32,
-    /// Bytes of a task's kernel stack. Used without `bpf_task_pt_regs` only.
-    pub thread_bytes: u32,
+    /// Offset of the saved registers of the user half in a task's kernel stack. Used without `bpf_task_pt_regs` only.
+    pub saved_regs: u32,
     /// 1 where the helpers `bpf_get_current_task_btf` and `bpf_task_pt_regs` are there (5.15).
     pub has_task_pt_regs: u32,
     /// Frames that the kernel's own stack walk gives at the most, or [`MAX_KERNEL_FRAMES`] if that is less.
@@ -210,7 +210,7 @@ impl KernelLayout {
         task_group_leader: 0,
         task_start_time: 0,
         task_stack: 0,
-        thread_bytes: 0,
+        saved_regs: 0,
         has_task_pt_regs: 0,
         max_kernel_frames: 0,
         task_mm: 0,

@@ -32,7 +32,7 @@ fields! {
     task_group_leader
     task_start_time
     task_stack
-    thread_bytes
+    saved_regs
     has_task_pt_regs
     max_kernel_frames
     has_v1_cgroups

@@ -9,20 +9,16 @@
 
 use core::{arch::asm, ffi::c_void};
 
-use aya_ebpf::{
-    bindings::bpf_perf_event_data,
-    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
-};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user};
 use sampler_abi::{
     Control, CpuCounters, FLAG_CHECK, FLAG_USER_MODE, FLAG_WALK_GUESSED, FLAG_WALK_SIGNAL, FLAG_WALKED,
     MAX_USER_FRAMES, SampleHead,
 };
-use unwind_table::{
-    End, FLAG_LEAF_REGISTERS, MAX_FRAMES, Memory, SHARD_BYTES, WINDOW_WORDS, Walk, X86_64, fill, find, rule, step,
-};
+use unwind_table::{End, MAX_FRAMES, Memory, SHARD_BYTES, WINDOW_WORDS, Walk, fill, find, rule, step};
 
 use crate::{
     layout, maps,
+    registers::{self, Machine},
     task::{self, Task},
 };
 
@@ -154,7 +150,7 @@ pub extern "C" fn walk_step(unused: u32) -> u32 {
     used(unused);
     let Some(walk) = maps::walk() else { return End::BAD_FRAME.0 };
     // SAFETY: this CPU's own, and the tick's alone.
-    step::<X86_64, _>(unsafe { &mut *walk }, &mut Kernel).0
+    step::<Machine, _>(unsafe { &mut *walk }, &mut Kernel).0
 }
 
 /// Some steps: so that the verifier goes through the steps of a long walk in the sum of two loops and not in their product.
@@ -169,24 +165,6 @@ pub extern "C" fn walk_run(unused: u32) -> u32 {
         }
     }
     0
-}
-
-/// The interrupted registers, in the order of their DWARF numbers.
-///
-/// # Safety
-/// `ctx` is the context of a perf_event program; `walk` is ours to write.
-#[inline(always)]
-unsafe fn leaf_registers(ctx: *mut c_void, walk: *mut Walk) {
-    // SAFETY: see the function's own contract. Volatile: the verifier wants each member read from the context at its place
-    // and width.
-    unsafe {
-        let regs = &raw const (*ctx.cast::<bpf_perf_event_data>()).regs;
-        macro_rules! leaf {
-            ($($number:literal $name:ident)*) => { $( (*walk).leaf[$number] = (&raw const (*regs).$name).read_volatile(); )* };
-        }
-        leaf!(0 rax 1 rdx 2 rcx 3 rbx 4 rsi 5 rdi 8 r8 9 r9 10 r10 11 r11 12 r12 13 r13 14 r14 15 r15);
-        (*walk).flags |= FLAG_LEAF_REGISTERS;
-    }
 }
 
 /// All of this CPU's walk.
@@ -226,7 +204,7 @@ pub unsafe fn user_half(
         }
         let before = bpf_ktime_get_ns();
         if flags & FLAG_USER_MODE != 0 {
-            leaf_registers(ctx, walk);
+            registers::leaf(ctx, walk);
         }
         let end = walk_all(0);
         (*counters).walk_ns += bpf_ktime_get_ns() - before;

@@ -1,8 +1,8 @@
-//! `cargo xtask build-bpf`: builds the eBPF object that the crate `sampler` embeds.
+//! `cargo xtask build-bpf`: builds the eBPF objects that the crate `sampler` embeds, one for each machine.
 //!
 //! **In**: `crates/sampler-bpf`, `crates/sampler-abi`, Debian's compiler that comes with a core library for eBPF.
-//! **Out**: `crates/sampler-bpf/sampler.bpf.o`, and beside it `sampler.bpf.toolchain`, which names what built it. With `--check`,
-//! nothing in the checkout changes: the object is built from a copy of the sources in another folder and compared.
+//! **Out**: the objects in `crates/sampler-bpf`, and beside them `sampler.bpf.toolchain`, which names what built them. With
+//! `--check`, nothing in the checkout changes: the objects are built from a copy of the sources in another folder and compared.
 //! **Limits**: the same compiler and linker give the same bytes, wherever the checkout lies; others give others.
 
 use std::{
@@ -21,7 +21,9 @@ use crate::{
     shell::{logged, output, repository, say, target, which},
 };
 
-const OBJECT: &str = "crates/sampler-bpf/sampler.bpf.o";
+/// Machines whose registers the program reads, and their objects.
+const OBJECTS: [(&str, &str); 2] =
+    [("x86_64", "crates/sampler-bpf/sampler.bpf.o"), ("aarch64", "crates/sampler-bpf/sampler.aarch64.bpf.o")];
 const TOOLCHAIN: &str = "crates/sampler-bpf/sampler.bpf.toolchain";
 const RUSTC: &str = "/usr/bin/rustc";
 const TARGET: &str = "bpfel-unknown-none";
@@ -47,8 +49,8 @@ const NEEDS_OF_LINKER: &[Need] = &[
 /// What `cargo xtask build-bpf` takes.
 #[derive(Args, Debug, Default)]
 pub(crate) struct BuildBpfArgs {
-    /// Build from a copy elsewhere and compare with the committed object, instead of replacing it. Exit code 3: the committed
-    /// object comes from other tools than those here, so its bytes say nothing
+    /// Build from a copy elsewhere and compare with the committed objects, instead of replacing them. Exit code 3: the committed
+    /// objects come from other tools than those here, so their bytes say nothing
     #[arg(long)]
     check: bool,
     /// Install nothing: fail where a tool is missing
@@ -93,13 +95,14 @@ pub(crate) fn run(args: &BuildBpfArgs) -> Result<()> {
     let linker = tools(args.no_install, &logs)?;
     let here = toolchain(&linker)?;
     if !args.check {
-        let object = build(&repository(), &target().join("bpf"), &linker, &logs)?;
-        fs::write(repository().join(OBJECT), &object)?;
+        for (machine, path) in OBJECTS {
+            let object = build(machine, &repository(), &target().join("bpf"), &linker, &logs)?;
+            fs::write(repository().join(path), &object)?;
+            say(&format!("{path}: {} bytes", object.len()));
+        }
         fs::write(repository().join(TOOLCHAIN), &here)?;
-        say(&format!("{OBJECT}: {} bytes", object.len()));
         return Ok(());
     }
-    let committed = fs::read(repository().join(OBJECT)).context(OBJECT)?;
     let committed_by = fs::read_to_string(repository().join(TOOLCHAIN)).context(TOOLCHAIN)?;
     let elsewhere = tempfile::tempdir()?;
     for source in SOURCES {
@@ -111,20 +114,24 @@ pub(crate) fn run(args: &BuildBpfArgs) -> Result<()> {
         elsewhere.path().join("Cargo.toml"),
         with_members(&manifest, "members = [\"crates/sampler-abi\", \"crates/unwind-table\"]")?,
     )?;
-    let object = build(elsewhere.path(), &elsewhere.path().join("target"), &linker, &logs)?;
-    if object == committed {
-        say(&format!("{OBJECT}: rebuilt elsewhere, the same {} bytes", object.len()));
-        return Ok(());
+    for (machine, path) in OBJECTS {
+        let committed = fs::read(repository().join(path)).context(path)?;
+        let object = build(machine, elsewhere.path(), &elsewhere.path().join("target"), &linker, &logs)?;
+        if object == committed {
+            say(&format!("{path}: rebuilt elsewhere, the same {} bytes", object.len()));
+            continue;
+        }
+        if here != committed_by {
+            return Err(OtherToolchain { committed: committed_by, here }.into());
+        }
+        let at = object.iter().zip(&committed).take_while(|(new, old)| new == old).count();
+        bail!(
+            "{path} is not what its sources give ({} bytes against {}, different from byte {at} on): run cargo xtask build-bpf",
+            object.len(),
+            committed.len()
+        );
     }
-    if here != committed_by {
-        return Err(OtherToolchain { committed: committed_by, here }.into());
-    }
-    let at = object.iter().zip(&committed).take_while(|(new, old)| new == old).count();
-    bail!(
-        "{OBJECT} is not what its sources give ({} bytes against {}, different from byte {at} on): run cargo xtask build-bpf",
-        object.len(),
-        committed.len()
-    );
+    Ok(())
 }
 
 /// Finds or installs the tools; returns the linker.
@@ -185,14 +192,15 @@ fn toolchain(linker: &Path) -> Result<String> {
     Ok(format!("{}\n{}\n{llvm}\n", version(Path::new(RUSTC))?, version(linker)?))
 }
 
-/// Builds the object from the sources below `root`; returns its bytes.
-fn build(root: &Path, out: &Path, linker: &Path, logs: &Path) -> Result<Vec<u8>> {
-    let root = root.canonicalize()?;
+/// Builds the object for a machine from the sources below `root`; returns its bytes.
+fn build(machine: &str, root: &Path, out: &Path, linker: &Path, logs: &Path) -> Result<Vec<u8>> {
+    let (root, out) = (root.canonicalize()?, out.join(machine));
     let mut flags = vec![
         format!("-Clinker={}", linker.display()),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
+        format!("--cfg=bpf_target_arch=\"{machine}\""),
         format!("--remap-path-prefix={}=/profiler", root.display()),
     ];
     // The folder's name below `src` tells where the crates came from, which differs between machines.
@@ -209,7 +217,7 @@ fn build(root: &Path, out: &Path, linker: &Path, logs: &Path) -> Result<Vec<u8>>
         .env("RUSTC", RUSTC)
         // Debian's compiler is a release; the program needs features that are not.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_TARGET_DIR", out)
+        .env("CARGO_TARGET_DIR", &out)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", flags.join(" "))
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")

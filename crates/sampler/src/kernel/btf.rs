@@ -101,6 +101,12 @@ impl Btf {
             .ok_or_else(not_found)
     }
 
+    /// The size of a struct, in bytes.
+    pub(super) fn size(&self, of: &str) -> Result<u32, BtfError> {
+        let not_found = || BtfError::NotFound { of: of.to_owned(), member: String::new() };
+        self.named(STRUCT, of).find_map(|at| u32_at(&self.data, at + 8)).ok_or_else(not_found)
+    }
+
     /// The number of an enumerator.
     pub(super) fn enumerator(&self, of: &str, enumerator: &str) -> Result<u32, BtfError> {
         let number = |at: usize| {
@@ -272,6 +278,8 @@ mod tests {
         let btf = Btf::parse(sample()).unwrap();
         assert_eq!(btf.offset("task", "flags").unwrap(), 8);
         assert_eq!(btf.offset("task", "pid").unwrap(), 20);
+        assert_eq!(btf.size("task").unwrap(), 32);
+        assert!(matches!(btf.size("tas"), Err(BtfError::NotFound { .. })));
         assert!(matches!(btf.offset("task", "bits"), Err(BtfError::NotFound { .. })));
         assert!(matches!(btf.offset("task", "none"), Err(BtfError::NotFound { .. })));
         assert!(matches!(btf.offset("tas", "pid"), Err(BtfError::NotFound { .. })));

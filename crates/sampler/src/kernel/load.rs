@@ -19,14 +19,19 @@ use super::{
     memory, sys,
 };
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("the eBPF program reads the registers of x86-64 only");
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the eBPF program reads the registers of x86-64 and arm64 only");
 
-/// `cargo xtask build-bpf` makes it.
+/// `cargo xtask build-bpf` makes them.
+#[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../sampler-bpf/sampler.bpf.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../sampler-bpf/sampler.aarch64.bpf.o");
 
-/// A task's kernel stack on x86-64, without KASAN.
+/// A task's kernel stack, without KASAN; where pages are larger, it is a page.
 const THREAD_BYTES: u32 = 16 * 1024;
+/// What the kernel saves of a task's user half at the top of its stack.
+const SAVED_REGS: &str = "pt_regs";
 
 /// The program of the timer that walks over tables.
 const SAMPLE: &str = "sample";
@@ -48,6 +53,9 @@ unsafe impl aya::Pod for LayoutValue {}
 fn kernel_layout() -> Result<(KernelLayout, CgroupIds), BtfError> {
     let btf = Btf::of_kernel()?;
     let task = |member| btf.offset("task_struct", member);
+    let has_task_pt_regs = has_task_pt_regs().unwrap_or(false);
+    let saved_regs =
+        if has_task_pt_regs { 0 } else { THREAD_BYTES.max(sys::page_bytes()).saturating_sub(btf.size(SAVED_REGS)?) };
     let mut layout = KernelLayout {
         task_flags: task("flags")?,
         task_pid: task("pid")?,
@@ -55,8 +63,8 @@ fn kernel_layout() -> Result<(KernelLayout, CgroupIds), BtfError> {
         task_group_leader: task("group_leader")?,
         task_start_time: task("start_time")?,
         task_stack: task("stack")?,
-        thread_bytes: THREAD_BYTES,
-        has_task_pt_regs: u32::from(has_task_pt_regs().unwrap_or(false)),
+        saved_regs,
+        has_task_pt_regs: u32::from(has_task_pt_regs),
         max_kernel_frames: max_kernel_frames(),
         task_mm: task("mm")?,
         ..KernelLayout::EMPTY

@@ -88,18 +88,23 @@ pub(super) fn enabled_ns(event: BorrowedFd<'_>) -> io::Result<u64> {
     }
 }
 
+/// The size of a page of memory.
+pub(super) fn page_bytes() -> u32 {
+    // SAFETY: a system call without effects.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u32::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
+}
+
 /// Writes into the one value of a map that can be mapped, which has room for it. Only the pages that are written are mapped, and
 /// only for the time of the call.
 pub(super) fn write_mapped(map: BorrowedFd<'_>, offset: u32, bytes: &[u8]) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
-    // SAFETY: a system call without effects.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
-    let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let inside = offset % page;
+    let before = offset % page_bytes();
+    let start = libc::off_t::from(offset - before);
+    let inside = usize::try_from(before).map_err(|_| io::ErrorKind::InvalidInput)?;
     let length = inside.checked_add(bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
-    let start = libc::off_t::try_from(offset - inside).map_err(|_| io::ErrorKind::InvalidInput)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping wherever the kernel likes; the descriptor is open. The kernel refuses what is beyond the value.
     let mapped =
