@@ -156,7 +156,21 @@ impl Statistics for Rooms {
 }
 
 /// Writes the ledger into the log: every term, so that the line can be checked by adding up.
+/// Before it, how stacks were unwound.
 pub(crate) fn log_ledger(snapshot: &Snapshot) {
+    let u = &snapshot.unwind;
+    tracing::info!(
+        walked = u.walked,
+        bridged_unknown = u.bridged_unknown,
+        bridged_pending = u.bridged_pending,
+        bridged_bad_frame = u.bridged_bad_frame,
+        agree = u.checks_agree,
+        differ = u.checks_differ,
+        inconclusive = u.checks_inconclusive,
+        files_taken_off = u.files_taken_off,
+        files_refused = u.files_refused,
+        "final unwinding"
+    );
     let l = &snapshot.ledger;
     let missed: u64 = snapshot.sampler.cpus.iter().map(CpuTicks::missed).sum();
     let held: i64 = l.held.iter().sum();
