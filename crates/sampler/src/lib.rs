@@ -3,8 +3,9 @@
 //!
 //! The way of a sample: [`kernel`] (ring) → drain (copied, bounded) → merge (in order with the records of processes) →
 //! process (whose is it) → place and declared (where it runs, what it says of itself) → verdicts (is it wanted) →
-//! resolve (owner, mappings, files) → unwinding (the worker, by `objects`) → aggregate (window)
-//! → the channel given to [`Sampler::start`].
+//! resolve (owner, mappings, files) → walked (what the kernel unwound over tables: counted at once) or unwinding (the
+//! worker, by `objects`, from a snapshot) → aggregate (window) → the channel given to [`Sampler::start`]. Of the walked ones
+//! some carry a snapshot too, and are compared (checks).
 //!
 //! **In**: the kernel's rings and /proc; snapshots and names in them are the targets' (hostile). **Out**:
 //! [`profile::Window`]s; [`profile::Ledger`] is kept exact to the sample. **Units**: `CLOCK_MONOTONIC` nanoseconds,

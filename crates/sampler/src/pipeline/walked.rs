@@ -20,7 +20,6 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             return self.without_process(sample, StackEnd::UnknownProcess);
         };
         let counted = self.walks.count(&sample, owner, process, &mut self.resolver, &mut self.aggregator);
-        let Some(counted) = counted else { return };
         self.shared.ledger.ended(counted.end, 1);
         self.shared.ledger.windowed(1);
         self.shared.counted.stale_walks.fetch_add(u64::from(counted.is_stale), Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Stacks that the kernel has walked: from addresses to frames, each distinct stack once.
 //!
 //! A walk used the mappings that were published at its time, under a serial. Where these are the mappings that the process
-//! had at the sample's time, all addresses are believed; else only as far as both agree ([`believed`]). What an address
+//! had at the sample's time, all addresses are believed; else only as far as both agree ([`misled`]). What an address
 //! means is always said by the mappings at the sample's time.
 //!
 //! A stack that was seen before is found by its raw words ([`Seen`]): one hash, one comparison, and one more on its count.
@@ -69,7 +69,7 @@ impl Walks {
         process: &Process,
         resolver: &mut Resolver<O>,
         aggregator: &mut Aggregator,
-    ) -> Option<CountedWalk> {
+    ) -> CountedWalk {
         let time = sample.head.time_mono_ns;
         let key = Key {
             owner,
@@ -89,14 +89,15 @@ impl Walks {
         };
         if let Some(walked) = self.seen.find(hash, &key) {
             aggregator.insert_again(time, owner, &mut walked.known, |object| resolver.info(object));
-            return Some(counted(walked));
+            return counted(walked);
         }
         let (end, is_stale, lasting) = self.resolve(sample, &key, process, resolver);
-        let known = aggregator.insert(time, owner, &self.frames, |object| resolver.info(object))?;
+        let known = aggregator.insert(time, owner, &self.frames, |object| resolver.info(object));
+        let Some(known) = known else { return CountedWalk { end, is_stale, stack: None } };
         let walked = Walked { known, end, is_stale };
         let counted = counted(&walked);
         self.seen.remember(hash, &key, walked, lasting);
-        Some(counted)
+        counted
     }
 
     /// The frames of a stack that was not seen before.
@@ -112,13 +113,15 @@ impl Walks {
         kernel_frames(&sample.kernel, frames);
         let leaf = [sample.head.user_pc];
         let addresses = if sample.user.is_empty() { &leaf } else { sample.user.as_slice() };
-        let count = if key.walked_with == key.maps {
-            addresses.len()
+        let misled = if key.walked_with == key.maps {
+            None
         } else {
+            // A table of mappings that nobody knows may have misled the walk from its leaf on.
             let walked_with = self.published.find(sample.head.tgid, key.walked_with);
-            walked_with.map_or(1, |walked_with| believed(walked_with, &process.maps, addresses))
+            walked_with.map_or(Some(0), |walked_with| misled(walked_with, &process.maps, addresses))
         };
-        let is_stale = count < addresses.len();
+        let is_stale = misled.is_some();
+        let count = misled.map_or(addresses.len(), |at| at + 1);
         let end = if is_stale { StackEnd::BadFrame } else { stack_end(End(key.end)) };
         let lasting = resolver.frames(process, addresses.get(..count).unwrap_or_default(), frames);
         if !end.is_whole() {
@@ -156,13 +159,13 @@ pub(crate) fn stack_end(end: End) -> StackEnd {
     }
 }
 
-/// How many frames of a walk are believed, of the leaf up, where it used other mappings than those of the sample's time.
+/// Where a walk was led on by a table that is not that of the code, since it used other mappings than those of the sample's time:
+/// the place of the frame. None: nowhere.
 ///
 /// A frame's address was found by the table of the frame before, so it is right where all frames before lie in the same code by
-/// both sets. What the first frame in other code led to was found by a table that is not its own.
-pub(crate) fn believed(walked_with: &MapSet, at_sample: &MapSet, addresses: &[u64]) -> usize {
-    let other = addresses.iter().position(|&a| !is_same_code(walked_with.find(a), at_sample.find(a)));
-    other.map_or(addresses.len(), |at| at + 1)
+/// both sets. What the first frame in other code led to, or that the stack ended there, is not believed.
+fn misled(walked_with: &MapSet, at_sample: &MapSet, addresses: &[u64]) -> Option<usize> {
+    addresses.iter().position(|&a| !is_same_code(walked_with.find(a), at_sample.find(a)))
 }
 
 /// Whether an address that lies in these mappings is the same place of the same file in both.

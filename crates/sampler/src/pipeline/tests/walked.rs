@@ -150,9 +150,10 @@ fn a_walk_with_mappings_that_nobody_knows_is_believed_at_its_leaf_alone() {
     let mut bench = Bench::new(alive());
     bench.batch(2 * SECOND, begin(), vec![], &[]);
     bench.publish();
-    bench.walk(3 * SECOND, vec![], &[(walked(2 * SECOND + 1, 0x1010, 999_999), &[0x1010, 0x1020], &[])]);
+    let sample = walked(2 * SECOND + 1, 0x1010, 999_999);
+    bench.walk(3 * SECOND, vec![], &[(sample, &[0x1010, 0x1020], &[]), (sample, &[0x1010], &[])]);
     let frames = vec![object(&bench, "/app", 0x10), Frame::Cut(StackEnd::BadFrame)];
-    assert_eq!(bench.finish(4 * SECOND)[0].1, frames);
+    assert_eq!(bench.finish(4 * SECOND), [("app".to_owned(), frames, 2)]);
 }
 
 #[test]
