@@ -182,7 +182,8 @@ pub(super) const COST: &[Instrument] = &[
         unit: "{thread}",
         help: "Threads of the agent by name, and of its worker process.",
         read: Read::Gauge(|r, out| {
-            for thread in r.process.threads.iter().take(MAX_THREAD_SERIES) {
+            // Names that only have used up time are no threads.
+            for thread in r.process.threads.iter().take(MAX_THREAD_SERIES).filter(|thread| thread.threads > 0) {
                 out(thread.threads, &[label("process", "agent"), label("thread", thread.name.clone())]);
             }
             out(r.process.worker_threads, &[label("process", "worker"), label("thread", "worker")]);

@@ -38,7 +38,7 @@ fn reading() -> Reading {
 }
 
 fn process() -> ProcessReading {
-    let web = ThreadReading { name: "web".to_owned(), ..ThreadReading::default() };
+    let web = ThreadReading { name: "web".to_owned(), threads: 1, ..ThreadReading::default() };
     ProcessReading { threads: vec![web], ..ProcessReading::default() }
 }
 
