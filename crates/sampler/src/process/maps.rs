@@ -129,9 +129,19 @@ impl MapSet {
         self.list.get(after.checked_sub(1)?).filter(|m| address < m.end)
     }
 
+    /// Whether the same memory without a file is there already. Who makes code at run time changes the protection of its memory
+    /// for each piece, and each time that is a mapping once more. A file may have other bytes than the last time.
+    fn has(&self, new: &Mapping) -> bool {
+        let is_same = |known: &Mapping| new.end <= known.end && known.file == new.file;
+        new.file.kind == FileKind::Anonymous && new.start < new.end && self.find(new.start).is_some_and(is_same)
+    }
+
     /// Adds a mapping to a set that other processes may share: then this one gets a copy of its own first. False where
     /// there is no room, for the copy either: one program with many mappings and many children costs what one costs.
     pub(crate) fn insert_into(set: &mut Arc<Self>, new: Mapping) -> bool {
+        if set.has(&new) {
+            return true;
+        }
         let is_shared = Arc::strong_count(set) > 1;
         if is_shared && set.budget.bytes.load(Ordering::Relaxed) + set.cost_bytes > MAX_TOTAL_BYTES {
             return false;
@@ -141,6 +151,9 @@ impl MapSet {
 
     /// Adds a mapping; what lay there before is replaced. False where there is no room.
     pub(crate) fn insert(&mut self, new: Mapping) -> bool {
+        if self.has(&new) {
+            return true;
+        }
         let cost = new.cost_bytes();
         // The worst case: the new one lands in the middle of another, which becomes two.
         let worst = cost + self.find(new.start).map_or(0, Mapping::cost_bytes);
@@ -247,6 +260,24 @@ mod tests {
             prop_assert_eq!(budget.bytes.load(Ordering::Relaxed), 2 * cost);
             drop((set, copy));
             prop_assert_eq!(budget.bytes.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn memory_that_is_there_already_changes_nothing() {
+        let mut set = MapSet::new(&Arc::new(MapBudget::default()));
+        let memory = Arc::new(MapFile::new(MappedFile { path: b"//anon".to_vec(), ..MappedFile::default() }));
+        let at = |start, end, file: &Arc<MapFile>| Mapping { start, end, offset: start, file: Arc::clone(file) };
+        assert!(set.insert(at(0x1000, 0x5000, &memory)));
+        let serial = set.serial();
+        assert!(set.insert(at(0x1000, 0x5000, &memory)) && set.insert(at(0x2000, 0x3000, &memory)));
+        let mut shared = Arc::new(set);
+        let other = Arc::clone(&shared);
+        assert!(MapSet::insert_into(&mut shared, at(0x4000, 0x5000, &memory)));
+        assert!(Arc::ptr_eq(&shared, &other) && shared.serial() == serial);
+        for new in [at(0x4000, 0x6000, &memory), at(0x2000, 0x3000, &file(1)), at(0x2000, 0x3000, &file(1))] {
+            let serial = shared.serial();
+            assert!(MapSet::insert_into(&mut shared, new) && shared.serial() != serial);
         }
     }
 

@@ -165,6 +165,11 @@ pub(crate) fn stack_end(end: End) -> StackEnd {
 /// A frame's address was found by the table of the frame before, so it is right where all frames before lie in the same code by
 /// both sets. What the first frame in other code led to, or that the stack ended there, is not believed.
 fn misled(walked_with: &MapSet, at_sample: &MapSet, addresses: &[u64]) -> Option<usize> {
+    let leaf = addresses.first().map(|&leaf| walked_with.find(leaf));
+    // There no row tells how far the leaf has come: what is code decides which words of the stack are return addresses.
+    if leaf.is_some_and(|leaf| leaf.is_none_or(|m| m.file.kind == FileKind::Anonymous)) && walked_with != at_sample {
+        return Some(0);
+    }
     addresses.iter().position(|&a| !is_same_code(walked_with.find(a), at_sample.find(a)))
 }
 
