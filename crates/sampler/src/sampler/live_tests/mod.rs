@@ -31,6 +31,8 @@ struct Paths {
     /// What was asked for, and of whom.
     asked: Arc<Mutex<Vec<(MappedFile, u32)>>>,
     delay: Duration,
+    /// The table of every file; none: these files are only names.
+    table: Option<Arc<Vec<u8>>>,
 }
 
 impl ObjectSource for Paths {
@@ -86,9 +88,8 @@ impl TableSource for Paths {
         ObjectSource::object(self, file, tgid, range)
     }
 
-    /// These files are only names.
     fn walk_table(&self, _: ObjectId) -> Option<Vec<u8>> {
-        None
+        self.table.as_ref().map(|table| table.to_vec())
     }
 }
 

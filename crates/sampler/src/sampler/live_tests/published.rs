@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use aya::maps::{HashMap, Map, MapData, loaded_maps};
+use unwind_table::{Builder, Rule};
 
 use super::*;
 
@@ -62,6 +63,33 @@ fn who_executes_is_published_soon_and_withdrawn_when_it_ends() {
     eprintln!("published after {published:?} ms, withdrawn after {withdrawn:?} ms");
     assert!(published[10] <= 100, "{published:?}");
     assert!(live.stats.unwind().processes_published < 10_000);
+    live.sampler.stop();
+}
+
+#[test]
+fn files_that_were_never_seen_are_ready_soon_after_they_are_executed() {
+    let Some(alone) = alone() else { return };
+    let mut code = Builder::new(62, 0..0x1_0000);
+    code.push(0, Rule::END);
+    let table = Some(Arc::new(code.finish().0.to_bytes()));
+    let live = start_with(walking(), Paths { table, ..Paths::default() }, 1024, alone);
+    let stats = || live.stats.unwind();
+    let folder = tempfile::tempdir().unwrap();
+    let mut took = Vec::new();
+    for number in 0..11 {
+        let path = folder.path().join(format!("program-{number}"));
+        fs::copy("/bin/sleep", &path).unwrap();
+        let name = path.to_str().unwrap().to_owned();
+        let mut child = Command::new(&path).arg("60").spawn().unwrap();
+        let is_opened = || live.objects.all.lock().unwrap().iter().any(|object| *object.path == *name);
+        took.push(milliseconds(|| is_opened() && stats().files_pending == 0 && stats().files_loaded > 0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    took.sort_unstable();
+    eprintln!("ready after {took:?} ms");
+    assert!(took[5] <= 100, "{took:?}");
+    milliseconds(|| stats().files_loaded >= 11);
     live.sampler.stop();
 }
 

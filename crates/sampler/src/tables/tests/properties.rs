@@ -77,7 +77,7 @@ fn check(state: &State, kernel: &FakeKernel, sets: &Sets) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_order_of_events(shards in 1u32..3, events in proptest::collection::vec(event(), 1..120)) {
         let budget = Arc::new(MapBudget::default());
