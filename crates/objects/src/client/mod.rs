@@ -7,6 +7,8 @@
 //! targets). **Out**: checked replies. **Units**: bytes, ELF addresses.
 //! **Limits**: those of `protocol` and [`Timeouts`]; past them the worker is replaced (`worker_restarts`).
 
+mod files;
+
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -18,13 +20,12 @@ use profile::{MapEntry, ObjectId, SymbolName, UserStack};
 use crate::births::Births;
 use crate::checks;
 use crate::counters::{Counters, count};
-use crate::fingerprint::Run;
 use crate::held::{Budgets, Held, Part, Room};
 use crate::process::{CpuTimes, Nursery, Process, cpu_times};
-use crate::protocol::{Extracted, MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
+use crate::protocol::{MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
 use crate::tables::StoredTables;
 use crate::wire::{Message, Patience, Until, WireError};
-use crate::{Fingerprint, ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
+use crate::{ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
 
 /// A worker that hardly got a CPU may take so many times as long.
 const STARVED_FACTOR: u32 = 4;
@@ -128,72 +129,6 @@ impl Client {
     /// Whether the last worker that took too long had been waiting for something, rather than computing.
     pub(crate) fn hung_asleep(&self) -> bool {
         self.hung_asleep
-    }
-
-    /// Has the worker read a file.
-    pub(crate) fn extract(&mut self, file: BorrowedFd<'_>) -> Result<(Extracted, Option<StoredTables>), Fault> {
-        let limit = self.timeouts.extract;
-        self.request(|process, _| {
-            let mut patience = patience(process, limit);
-            process.channel().send(&Request::Extract, &[], Some(file), &mut patience)?;
-            let message: Message<Reply> = process.channel().receive(MAX_REPLY_BYTES, 0, &mut patience)?;
-            match (message.meta, message.descriptor) {
-                (Reply::Extracted(extracted), memfd) => {
-                    checks::extracted(&extracted)?;
-                    let stored = memfd.map(|memfd| checks::stored(memfd, &extracted)).transpose()?;
-                    if stored.is_none() && !extracted.sizes.is_empty() {
-                        return Err(WireError::Malformed("tables without a descriptor"));
-                    }
-                    Ok(Ok((extracted, stored)))
-                }
-                (Reply::Refused(reason), None) => Ok(Err(reason)),
-                _ => Err(WireError::Malformed("another reply than asked for")),
-            }
-        })
-    }
-
-    /// Has the worker say what a file is.
-    pub(crate) fn identify(&mut self, file: BorrowedFd<'_>) -> Result<Extracted, Fault> {
-        self.ask_of_file(&Request::Identify, file, |reply| match reply {
-            Reply::Identified(identity) => checks::extracted(&identity).map(|()| identity),
-            _ => Err(WireError::Malformed("another reply than asked for")),
-        })
-    }
-
-    /// Has the worker read a debug file, for the file that is read next.
-    pub(crate) fn debug(&mut self, file: BorrowedFd<'_>, build_id: &str) -> Result<(), Fault> {
-        let request = Request::Debug { build_id: Cow::Borrowed(build_id) };
-        let read = self.ask_of_file(&request, file, |reply| match reply {
-            Reply::Loaded(read) => Ok(read),
-            _ => Err(WireError::Malformed("another reply than asked for")),
-        })?;
-        read.map_err(Fault::Refused)
-    }
-
-    /// Has the worker hash runs of blocks of a file. None where it has no such runs.
-    pub(crate) fn fingerprint(&mut self, file: BorrowedFd<'_>, runs: &[Run]) -> Result<Option<Fingerprint>, Fault> {
-        let request = Request::Fingerprint { runs: Cow::Borrowed(runs) };
-        self.ask_of_file(&request, file, |reply| match reply {
-            Reply::Fingerprint(fingerprint) => Ok(fingerprint),
-            _ => Err(WireError::Malformed("another reply than asked for")),
-        })
-    }
-
-    fn ask_of_file<T>(
-        &mut self,
-        request: &Request<'_>,
-        file: BorrowedFd<'_>,
-        take: impl FnOnce(Reply) -> Result<T, WireError>,
-    ) -> Result<T, Fault> {
-        let limit = self.timeouts.extract;
-        self.request(|process, _| {
-            let mut patience = patience(process, limit);
-            process.channel().send(request, &[], Some(file), &mut patience)?;
-            match receive(process, MAX_REPLY_BYTES, &mut patience)? {
-                Reply::Refused(reason) => Ok(Err(reason)),
-                reply => take(reply).map(Ok),
-            }
-        })
     }
 
     /// A request begins whose tables must not make way for each other: makes sure that there is a worker.
