@@ -1,15 +1,14 @@
 //! What the kernel says of a profiler's eBPF programs and maps, ours or another's: how long they ran, what they hold.
 //!
-//! **In**: a list of what was there before the profiler started ([`Before`]); what came later counts as the profiler's, so nobody
-//! else may load programs meanwhile. **Out**: [`Runs`], bytes, keys. **Units**: nanoseconds, bytes. **Limits**: needs root.
+//! **In**: whose they are ([`Whose`]). **Out**: [`Runs`], bytes, keys. **Units**: nanoseconds, bytes. **Limits**: needs root.
 
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData, loaded_maps};
-use aya::programs::loaded_programs;
+use aya::maps::{HashMap, Map, MapData, MapInfo, loaded_maps};
+use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 use aya_obj::generated::bpf_prog_type;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -22,10 +21,42 @@ pub fn measure_runs() -> Result<OwnedFd> {
     enable_stats(Stats::RunTime).context("the kernel's statistics of eBPF programs cannot be switched on")
 }
 
-/// The programs and maps that were there at one moment.
-pub struct Before {
+/// Numbers of programs and of maps.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
     programs: HashSet<u32>,
     maps: HashSet<u32>,
+}
+
+impl Ids {
+    /// All that are loaded now.
+    fn all() -> Result<Self> {
+        let programs = loaded_programs().map(|p| Ok(p?.id())).collect::<Result<_>>();
+        let maps = loaded_maps().map(|m| Ok(m?.id())).collect::<Result<_>>();
+        Ok(Self { programs: programs.context("eBPF programs")?, maps: maps.context("eBPF maps")? })
+    }
+
+    /// Those that a process has descriptors of.
+    fn held_by(pid: u32) -> Result<Self> {
+        let mut ids = Self::default();
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+            // A descriptor may be closed while they are looked at.
+            let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+            let number = |key: &str| info.lines().find_map(|l| l.strip_prefix(key)?.trim().parse::<u32>().ok());
+            ids.programs.extend(number("prog_id:"));
+            ids.maps.extend(number("map_id:"));
+        }
+        Ok(ids)
+    }
+}
+
+/// Whose programs and maps are looked at.
+#[derive(Clone, Debug)]
+pub enum Whose {
+    /// A process's, which keeps descriptors of all that is its own. Ours does.
+    Process(u32),
+    /// Everything that came after these: for a profiler that keeps no descriptors of maps in maps. Nobody else may load any meanwhile.
+    After(Ids),
 }
 
 /// How often programs ran, and how long.
@@ -47,23 +78,45 @@ impl Runs {
     }
 }
 
-impl Before {
-    /// What is there now.
+impl Whose {
+    /// What will be loaded from now on.
     ///
     /// # Errors
-    /// Without the right to see it.
-    pub fn now() -> Result<Self> {
-        let programs = loaded_programs().map(|p| Ok(p?.id())).collect::<Result<_>>();
-        let maps = loaded_maps().map(|m| Ok(m?.id())).collect::<Result<_>>();
-        Ok(Self { programs: programs.context("eBPF programs")?, maps: maps.context("eBPF maps")? })
+    /// Without the right to see what is loaded.
+    pub fn from_now() -> Result<Self> {
+        Ok(Self::After(Ids::all()?))
     }
 
-    /// How often the programs that came since ran, and how long.
-    #[must_use]
-    pub fn runs(&self) -> Runs {
-        let mut runs = Runs::default();
+    fn programs(&self) -> Result<Vec<ProgramInfo>> {
         // One that goes while it is looked at is not there.
-        for program in loaded_programs().flatten().filter(|p| !self.programs.contains(&p.id())) {
+        let all = loaded_programs().flatten();
+        Ok(match self {
+            Self::Process(pid) => {
+                let held = Ids::held_by(*pid)?;
+                all.filter(|p| held.programs.contains(&p.id())).collect()
+            }
+            Self::After(before) => all.filter(|p| !before.programs.contains(&p.id())).collect(),
+        })
+    }
+
+    fn maps(&self) -> Result<Vec<MapInfo>> {
+        let all = loaded_maps().flatten();
+        Ok(match self {
+            Self::Process(pid) => {
+                let held = Ids::held_by(*pid)?;
+                all.filter(|m| held.maps.contains(&m.id())).collect()
+            }
+            Self::After(before) => all.filter(|m| !before.maps.contains(&m.id())).collect(),
+        })
+    }
+
+    /// How often the programs ran, and how long.
+    ///
+    /// # Errors
+    /// When the process is not there.
+    pub fn runs(&self) -> Result<Runs> {
+        let mut runs = Runs::default();
+        for program in self.programs()? {
             let ns = program.run_time().as_nanos() as f64;
             if program.program_type() == bpf_prog_type::BPF_PROG_TYPE_PERF_EVENT {
                 runs.count += program.run_count() as f64;
@@ -72,24 +125,24 @@ impl Before {
                 runs.other_ns += ns;
             }
         }
-        runs
+        Ok(runs)
     }
 
-    /// Whether programs that a timer starts came since.
-    #[must_use]
-    pub fn timers_since(&self) -> bool {
-        loaded_programs()
-            .flatten()
-            .any(|p| p.program_type() == bpf_prog_type::BPF_PROG_TYPE_PERF_EVENT && !self.programs.contains(&p.id()))
+    /// Whether there are programs that a timer starts.
+    ///
+    /// # Errors
+    /// When the process is not there.
+    pub fn have_timers(&self) -> Result<bool> {
+        Ok(self.programs()?.iter().any(|p| p.program_type() == bpf_prog_type::BPF_PROG_TYPE_PERF_EVENT))
     }
 
-    /// Bytes of kernel memory of the maps that came since, and their number.
+    /// Bytes of kernel memory of the maps, and their number.
     ///
     /// # Errors
     /// When the kernel does not say.
     pub fn map_bytes(&self) -> Result<(f64, u64)> {
         let (mut bytes, mut count) = (0.0, 0);
-        for map in loaded_maps().flatten().filter(|m| !self.maps.contains(&m.id())) {
+        for map in self.maps()? {
             let Ok(fd) = map.fd() else { continue };
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
             let locked =
@@ -100,13 +153,13 @@ impl Before {
         Ok((bytes, count))
     }
 
-    /// The keys of the hash map of this name among those that came since; none where there is no such map.
+    /// The processes that the kernel side may walk, with their leaders' start times; none where there is no map of them.
     ///
     /// # Errors
-    /// When it is not a map from a `u32` to [`PROCESS_WORDS`] words.
+    /// When the map is not of the shape that is known.
     pub fn published(&self) -> Result<Option<Vec<(u32, u64)>>> {
-        let mut mine = loaded_maps().flatten().filter(|m| !self.maps.contains(&m.id()));
-        let Some(info) = mine.find(|m| m.name_as_str() == Some(PROCESSES)) else { return Ok(None) };
+        let maps = self.maps()?;
+        let Some(info) = maps.iter().find(|m| m.name_as_str() == Some(PROCESSES)) else { return Ok(None) };
         let size = size_of::<[u64; PROCESS_WORDS]>();
         ensure!(info.value_size() as usize == size, "{PROCESSES} holds {} bytes, not {size}", info.value_size());
         let map = Map::HashMap(MapData::from_id(info.id())?);

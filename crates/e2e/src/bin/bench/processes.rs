@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use e2e::agent::Agent;
-use e2e::bpf::Before;
+use e2e::bpf::Whose;
 use e2e::collector::Collector;
 use e2e::cost::{Cost, cpu_seconds, proportional_mb};
 
@@ -145,7 +145,6 @@ pub(crate) fn section(bench: &Bench) -> Result<Part> {
 }
 
 fn of_ours(name: &str, plan: &Plan, folder: &Path, collector: &Collector, steady: bool) -> Result<Figures> {
-    let before = Before::now()?;
     let begun = Instant::now();
     let agent: Agent = ours::full(name, folder, collector)?.start()?;
     sleep(plan.start_up.saturating_sub(begun.elapsed()));
@@ -161,7 +160,7 @@ fn of_ours(name: &str, plan: &Plan, folder: &Path, collector: &Collector, steady
         figures.rate = grown.cpu / lasted.as_secs_f64();
         figures.rss = grown;
         figures.proportional_mb = proportional_mb(agent.running.pid())? + proportional_mb(agent.worker()?)?;
-        let (bytes, count) = before.map_bytes()?;
+        let (bytes, count) = Whose::Process(agent.running.pid()).map_bytes()?;
         figures.maps = (bytes / 1e6, count);
     }
     agent.stop()?.success()?;
@@ -177,7 +176,7 @@ fn of_theirs(program: &Path, plan: &Plan, folder: &Path, collector: &Collector) 
     let (early, at) = (cpu_seconds(them.pid())?, Instant::now());
     sleep(plan.measured);
     let rss = Cost::of(them.pid()).context("the OpenTelemetry profiler ended")?;
-    let (bytes, count) = them.before.map_bytes()?;
+    let (bytes, count) = them.loaded.map_bytes()?;
     let figures = Figures {
         first: first.cpu,
         rate: (rss.cpu - early) / at.elapsed().as_secs_f64(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{Agent, RATE};
-use e2e::bpf::{self, Before};
+use e2e::bpf::{self, Whose};
 use e2e::collector::Collector;
 use e2e::scrape::Scrape;
 
@@ -55,14 +55,14 @@ pub(crate) fn section(bench: &Bench) -> Result<Part> {
     let kinds = || Kind::ALL.into_iter().filter(|kind| kind.there());
     let mut ours = Cells::new();
     for cold in [true, false] {
-        let before = Before::now()?;
         let name = if cold { "agent-cold" } else { "agent-hot" };
         let agent = ours::plain(name, &folder)?.start()?;
         if !cold {
             bpf::hasten(agent.running.pid(), HOT_HZ)?;
         }
+        let loaded = Whose::Process(agent.running.pid());
         for kind in kinds() {
-            let cell = of_ours(kind, cold, &bench.plan, &folder, &agent, &before)
+            let cell = of_ours(kind, cold, &bench.plan, &folder, &agent, &loaded)
                 .with_context(|| format!("{}, cold: {cold}", kind.name()))?;
             ours.insert((kind.name(), cold), cell);
         }
@@ -90,13 +90,13 @@ fn lasting(plan: &Plan, cold: bool) -> Duration {
     if cold { plan.cold } else { plan.hot }
 }
 
-fn of_ours(kind: Kind, cold: bool, plan: &Plan, folder: &Path, agent: &Agent, before: &Before) -> Result<Cell> {
+fn of_ours(kind: Kind, cold: bool, plan: &Plan, folder: &Path, agent: &Agent, loaded: &Whose) -> Result<Cell> {
     let mut load = Load::start(kind, cold, folder)?;
     sleep(plan.settle);
     // The two are read one after the other, in the same order each time: what passes between them cancels out.
-    let (early, at) = (agent.scrape()?, before.runs());
+    let (early, at) = (agent.scrape()?, loaded.runs()?);
     sleep(lasting(plan, cold));
-    let (late, end) = (agent.scrape()?, before.runs());
+    let (late, end) = (agent.scrape()?, loaded.runs()?);
     load.check()?;
     let grown = |name: &str| Ok::<f64, anyhow::Error>(late.sum(name)? - early.sum(name)?);
     let some = |name: &str| Some(grow(&early, &late, name)?).filter(|grown| *grown > 0.0);
@@ -121,9 +121,9 @@ fn grow(early: &Scrape, late: &Scrape, name: &str) -> Option<f64> {
 fn of_theirs(kind: Kind, cold: bool, plan: &Plan, folder: &Path, them: &Theirs) -> Result<Cell> {
     let mut load = Load::start(kind, cold, folder)?;
     sleep(plan.settle);
-    let at = them.before.runs();
+    let at = them.loaded.runs()?;
     sleep(lasting(plan, cold));
-    let runs = them.before.runs().since(&at);
+    let runs = them.loaded.runs()?.since(&at);
     load.check()?;
     ensure!(runs.count >= LEAST_SAMPLES, "only {} runs", runs.count);
     Ok(Cell { us: (runs.ns + runs.other_ns) / runs.count / 1e3, samples: runs.count, ..Cell::default() })

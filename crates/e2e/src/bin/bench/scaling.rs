@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{Agent, Setup};
-use e2e::bpf::{self, Before};
+use e2e::bpf::{self, Whose};
 use e2e::collector::Collector;
 use e2e::scrape::Scrape;
 
@@ -163,12 +163,12 @@ fn by_thread(early: &Scrape, late: &Scrape, seconds: f64) -> Threads {
 
 /// An agent under a load that runs, after its warm-up.
 fn steady(setup: Setup, plan: &Plan) -> Result<Rates> {
-    let before = Before::now()?;
     let agent: Agent = setup.start()?;
+    let loaded = Whose::Process(agent.running.pid());
     sleep(plan.warm_up);
-    let (early, runs, at) = (agent.scrape()?, before.runs(), Instant::now());
+    let (early, runs, at) = (agent.scrape()?, loaded.runs()?, Instant::now());
     sleep(plan.measured);
-    let (late, ran, lasted) = (agent.scrape()?, before.runs().since(&runs), at.elapsed().as_secs_f64());
+    let (late, ran, lasted) = (agent.scrape()?, loaded.runs()?.since(&runs), at.elapsed().as_secs_f64());
     let grown = |name: &str| Ok::<f64, anyhow::Error>(late.sum(name)? - early.sum(name)?);
     let samples = grown("profiler_samples_taken_total")?;
     ensure!(samples > 0.0, "no samples");
@@ -199,7 +199,6 @@ struct Asleep {
 
 fn processes(count: usize, name: &str, plan: &Plan, folder: &Path, setup: Setup) -> Result<Asleep> {
     let crowd = crowd::asleep(count, folder).with_context(|| format!("{name}: {count} processes"))?;
-    let before = Before::now()?;
     let begun = Instant::now();
     let agent = setup.start()?;
     sleep(plan.start_up.saturating_sub(begun.elapsed()));
@@ -209,7 +208,7 @@ fn processes(count: usize, name: &str, plan: &Plan, folder: &Path, setup: Setup)
     sleep(plan.measured / 2);
     let rate = (cpu_of(&agent)? - early) / at.elapsed().as_secs_f64();
     let (first, worker) = ours::both(&agent)?;
-    let maps_mb = before.map_bytes()?.0 / 1e6;
+    let maps_mb = Whose::Process(agent.running.pid()).map_bytes()?.0 / 1e6;
     let rss_mb = first.and(&worker).rss_mb;
     agent.stop()?.success()?;
     drop(crowd);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use e2e::bpf::Before;
+use e2e::bpf::Whose;
 use e2e::process::{Running, Start, wait_for};
 
 /// Starts what follows, with the file system of tracepoints where it is not mounted; in a mount namespace of its own.
@@ -14,14 +14,14 @@ const IN_TRACEFS: &str =
 /// One that runs.
 pub(crate) struct Theirs {
     running: Running,
-    /// What was loaded before it.
-    pub(crate) before: Before,
+    /// Its programs and maps.
+    pub(crate) loaded: Whose,
 }
 
 impl Theirs {
     /// Starts it and waits until its programs are loaded. It pushes to a receiver of OTLP over gRPC on this port.
     pub(crate) fn start(program: &Path, hz: u32, port: u16, folder: &Path) -> Result<Self> {
-        let before = Before::now()?;
+        let loaded = Whose::from_now()?;
         let mut running = Start::new("otel-profiler", "unshare", folder)
             .args(["-m", "sh", "-c", IN_TRACEFS, "sh"])
             .args([program])
@@ -30,9 +30,9 @@ impl Theirs {
             .start()?;
         wait_for("the programs of the OpenTelemetry profiler", Duration::from_secs(60), || {
             running.still_runs()?;
-            Ok(before.timers_since().then_some(()))
+            Ok(loaded.have_timers()?.then_some(()))
         })?;
-        Ok(Self { running, before })
+        Ok(Self { running, loaded })
     }
 
     /// Its pid.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{Agent, Setup};
-use e2e::bpf::Before;
+use e2e::bpf::Whose;
 use e2e::collector::Collector;
 use e2e::{figure, paths};
 use farm::Farm;
@@ -41,7 +41,6 @@ fn run(words: &[String]) -> Result<()> {
     let lasting = Duration::from_secs(minutes.parse::<u64>()? * 60);
     let folder = paths::scratch("soak-farm")?;
     let collector = Collector::start(&folder)?;
-    let before = Before::now()?;
     let agent = Setup::new("agent", &folder)?
         .otlp("grpc", &format!("http://127.0.0.1:{}", collector.ports.grpc))
         .env("OTEL_METRICS_EXPORTER", "prometheus,otlp")
@@ -54,16 +53,19 @@ fn run(words: &[String]) -> Result<()> {
     while begun.elapsed() < lasting {
         sleep(EVERY);
         farm.check()?;
-        let look = look(&agent, &before, begun)?;
+        let look = look(&agent, begun)?;
         watch.add(look);
     }
     let builds = farm.stop()?;
     figure(format!("{builds} builds in {} s", begun.elapsed().as_secs()));
     sleep(FORGETTING);
-    let last = look(&agent, &before, begun)?;
+    let last = look(&agent, begun)?;
     let left = last.dead.len();
     let published = last.published;
     watch.add(last);
+    for dropped in agent.scrape()?.all("profiler_samples_dropped_total").filter(|point| point.value > 0.0) {
+        figure(format!("dropped: {:.0} {:?}", dropped.value, dropped.labels.get("reason")));
+    }
     let end = agent.stop()?.success()?;
     drop(collector);
     for line in watch.report() {
@@ -81,10 +83,11 @@ fn run(words: &[String]) -> Result<()> {
 }
 
 /// Everything that is looked at, once.
-fn look(agent: &Agent, before: &Before, begun: Instant) -> Result<Look> {
+fn look(agent: &Agent, begun: Instant) -> Result<Look> {
     let scrape = agent.scrape()?;
     let ledger = scrape.ledger()?.check().err().map(|error| format!("{error:#}"));
-    let published = before.published().context("the map of processes")?;
+    let loaded = Whose::Process(agent.running.pid());
+    let published = loaded.published().context("the map of processes")?;
     let dead = published.iter().flatten().filter(|(tgid, start_ns)| !watch::alive(*tgid, *start_ns)).copied().collect();
     let gauge = |name: &str| scrape.sum(name).unwrap_or(0.0);
     Ok(Look {
@@ -93,7 +96,7 @@ fn look(agent: &Agent, before: &Before, begun: Instant) -> Result<Look> {
         agent_mb: rss_mb(agent.running.pid())?,
         // It may be replaced at this very moment; that is counted below.
         worker_mb: agent.worker().and_then(rss_mb).unwrap_or(0.0),
-        maps_mb: before.map_bytes()?.0 / 1e6,
+        maps_mb: loaded.map_bytes()?.0 / 1e6,
         published: published.map(|all| all.len()),
         dead,
         processes: gauge("profiler_processes"),
