@@ -88,7 +88,7 @@ fn the_first_samples_of_a_thousand_short_processes_are_whole() -> Result<()> {
     let run = |n: usize| -> Result<Vec<u64>> {
         (0..n)
             .map(|_| {
-                let mut child = Command::new(&deep).arg("0.04").spawn()?;
+                let mut child = Command::new(&deep).args(["0.02", "cpu"]).spawn()?;
                 child.wait()?;
                 Ok(u64::from(child.id()))
             })
@@ -108,11 +108,11 @@ fn the_first_samples_of_a_thousand_short_processes_are_whole() -> Result<()> {
     agent.stop()?.success()?;
     let found = moments(&sink, "deep")?;
     let seen: Vec<&Vec<Moment>> = found.iter().filter(|(pid, _)| pids.contains(pid)).map(|(_, m)| m).collect();
-    let firsts: Vec<&Row> = seen.iter().filter_map(|m| Some(&m.first()?.row)).collect();
+    // What has nothing of user space is exec's end or the process's: there is no user stack yet, or no more.
+    let firsts: Vec<&Row> = seen.iter().filter_map(|m| Some(&m.iter().find(|m| m.row.user)?.row)).collect();
     let good = firsts.iter().filter(|r| whole(r)).count();
     let all: Vec<&Row> = seen.iter().flat_map(|m| m.iter().map(|m| &m.row)).collect();
     let all_good = all.iter().filter(|r| whole(r)).count();
-    // What ends in the kernel alone is the end of a process, whose memory is gone.
     let kernel = all.iter().filter(|r| !r.user).count();
     figure(format!(
         "of {} processes {} were sampled; the first sample is whole in {good}; of all {} samples {all_good}, {kernel} have no user half; {walks:?}",
@@ -129,6 +129,8 @@ fn the_first_samples_of_a_thousand_short_processes_are_whole() -> Result<()> {
     let mut worst: Vec<_> = bad.into_iter().collect();
     worst.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let told: Vec<String> = worst.iter().take(5).map(|(stack, n)| format!("{n} of {stack}")).collect();
+    let unwhole = all.iter().filter(|r| r.user && !whole(r)).map(|r| format!("not whole: {}", r.frames.join(" < ")));
+    unwhole.take(10).for_each(figure);
     ensure!(pids.len() * 100 >= PROCESSES * 99, "{} process ids", pids.len());
     ensure!(firsts.len() * 100 >= pids.len() * 97, "{} of {} were sampled", firsts.len(), pids.len());
     ensure!(good == firsts.len(), "{} first samples are not whole:\n{}", firsts.len() - good, told.join("\n"));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{Agent, Setup};
 use e2e::process::{Running, Start, wait_for};
-use e2e::stacks::{Stacks, percent};
+use e2e::stacks::{Row, Stacks, percent};
 use e2e::walks::Walks;
 use e2e::{figure, paths};
 
@@ -38,6 +38,11 @@ fn look(agent: &mut Agent, seconds: u32) -> Result<(Stacks, Walks)> {
     let scrape = agent.scrape()?;
     scrape.ledger()?.check()?;
     Ok((stacks, Walks::of(&scrape)? - &before))
+}
+
+/// Whether exactly this function is in a stack.
+fn has(row: &Row, name: &str) -> bool {
+    row.frames.iter().any(|f| f == name)
 }
 
 /// Stacks in which functions of the two sides stand together, though each side only calls its own.
@@ -122,7 +127,8 @@ fn programs_that_execute_each_other_in_one_process_lend_each_other_no_function()
         }
         ensure!(mixed(&own).total() == 0, "{}", mixed(&own).heaviest(5));
         ensure!(of("left").total() > 500 && of("right").total() > 500, "{}", own.heaviest(3));
-        ensure!(percent(whole, deep.total()) > 99.0, "{}", deep.only(|r| !r.root).heaviest(5));
+        // After an exec the kernel may hold the other one for a moment: what it then walks is cut, not believed.
+        ensure!(percent(whole, deep.total()) > 95.0, "{}", deep.only(|r| !r.root).heaviest(5));
     }
     agent.stop()?.success()?;
     Ok(())
@@ -209,8 +215,8 @@ fn the_callers_of_generated_code_are_found() -> Result<()> {
     let own = stacks.of("jit");
     // What generated code calls, and generated code itself: its own callers keep a frame, or are found on top of the stack.
     let (callee, leaf) = (own.only(|r| r.frames_of("jit_callee") > 0), own.only(|r| r.frames_of("call_leaf") > 0));
-    let through = callee.count(|r| r.frames_of("call_framed") == 1 && r.frames_of("main") == 1 && r.root);
-    let out_of = leaf.count(|r| r.frames_of("main") == 1 && r.root);
+    let through = callee.count(|r| has(r, "call_framed") && has(r, "main") && r.root);
+    let out_of = leaf.count(|r| has(r, "main") && r.root);
     figure(format!(
         "{through} of {} through a frame of it, {out_of} of {} out of a leaf of it, {} in all; {:?}; {walks:?}",
         callee.total(),
@@ -218,8 +224,8 @@ fn the_callers_of_generated_code_are_found() -> Result<()> {
         own.total(),
         own.ends()
     ));
-    ensure!(percent(through, callee.total()) > 95.0, "{}", callee.only(|r| !r.root).heaviest(3));
-    ensure!(percent(out_of, leaf.total()) > 95.0, "{}", leaf.only(|r| !r.root).heaviest(3));
+    ensure!(percent(through, callee.total()) > 95.0, "{}", callee.heaviest(3));
+    ensure!(percent(out_of, leaf.total()) > 95.0, "{}", leaf.heaviest(3));
     ensure!(percent(callee.total() + leaf.total(), own.total()) > 90.0, "{}", own.only(|r| !r.root).heaviest(5));
     ensure!(own.with("jit_callee") > 500 && leaf.total() > 500, "{}", own.heaviest(3));
     agent.stop()?.success()?;
@@ -246,6 +252,8 @@ fn a_program_of_32_bits_is_seen_and_named() -> Result<()> {
     let own = stacks.of_pid(running.pid());
     let leaf = own.with("spin32");
     figure(format!("{} samples, {leaf} with its function, {:?}; {walks:?}", own.total(), own.ends()));
+    // Before exec it was a copy of this test.
+    let own = own.only(|r| !r.process.starts_with("tables_hostile"));
     ensure!(own.total() > 500 && own.of("bits32").total() == own.total(), "{}", own.heaviest(3));
     ensure!(own.rows.iter().all(|r| r.frames.len() <= MAX_FRAMES + 70), "{}", own.heaviest(3));
     agent.stop()?.success()?;

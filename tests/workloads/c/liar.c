@@ -49,11 +49,11 @@ int main(int argc, char **argv) {
     for (unsigned i = 0; i < sizeof lies / sizeof *lies; i++) if (strcmp(lies[i].name, argv[1]) == 0) lie = lies[i].lie;
     if (!lie) { fprintf(stderr, "no such lie\n"); return 2; }
     // Pairs of a next frame and a return address; the last leads to the first, below it.
-    for (unsigned i = 0; i < 8192; i += 2) { chain[i] = (uint64_t)&chain[(i + 2) % 8192]; chain[i + 1] = (uint64_t)lie + 8; }
+    for (unsigned i = 0; i < 8192; i += 2) { chain[i] = (uint64_t)&chain[(i + 2) % 8192]; chain[i + 1] = (uint64_t)lie + 4; }
     void *base = chain;
     if (lie == lie_kernel) base = (void *)0xffff888000000000u;
     if (lie == lie_low) base = (void *)16;
-    while (truth_clock(CLOCK_MONOTONIC) < end) lie_on(lie, base, (uint64_t)lie + 8);
+    while (truth_clock(CLOCK_MONOTONIC) < end) lie_on(lie, base, (uint64_t)lie + 4);
     return 0;
 }
 #else
