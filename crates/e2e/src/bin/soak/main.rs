@@ -60,7 +60,9 @@ fn run(words: &[String]) -> Result<()> {
     figure(format!("{builds} builds in {} s", begun.elapsed().as_secs()));
     sleep(FORGETTING);
     let last = look(&agent, begun)?;
-    let left = last.dead.len();
+    // Processes of others end at every moment: who is dead at both looks was forgotten.
+    sleep(EVERY);
+    let left = look(&agent, begun)?.dead.intersection(&last.dead).count();
     let published = last.published;
     watch.add(last);
     for dropped in agent.scrape()?.all("profiler_samples_dropped_total").filter(|point| point.value > 0.0) {
