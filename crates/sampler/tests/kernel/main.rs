@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
+#[cfg(target_arch = "x86_64")]
 mod deep;
 mod support;
+#[cfg(target_arch = "x86_64")]
 mod tables;
 mod verdicts;
 
