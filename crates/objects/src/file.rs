@@ -269,6 +269,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        // Hashing is slow without optimisation.
+        #![proptest_config(proptest::test_runner::Config::with_cases(48))]
         #[test]
         fn reads_are_those_of_the_file(reads in proptest::collection::vec((0_u64..40_000, 0_usize..20_000), 1..20)) {
             let content: Vec<u8> = (0..30_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
