@@ -40,6 +40,9 @@ const ROOTS: &[&[u8]] = &[
     b"runtime.rt0_go.abi0",
 ];
 
+/// musl's has 57 bytes.
+const CLONE_BYTES: u64 = 64;
+
 /// Those of them that threads begin in.
 const CLONES: &[&[u8]] = &[b"__clone", b"clone"];
 
@@ -99,7 +102,8 @@ pub(crate) fn find<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, blob: &mut Blo
 /// The call that a thread begins with. musl's own debug information tells of this code as if somebody had called it in the
 /// thread too; of the rest of the function that is right.
 fn thread_call<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, address: u64, size: u64) -> Option<RootFunction> {
-    let bytes = elf.code_at(address, size.min(MAX_ROOT_BYTES))?;
+    // The size is mostly not told.
+    let bytes = elf.code_at(address, size.clamp(CLONE_BYTES, MAX_ROOT_BYTES))?;
     let at = bytes.windows(native::THREAD_CALL.len()).position(|window| window == native::THREAD_CALL)?;
     let start = address.checked_add(at as u64)?;
     Some(RootFunction { range: start..start.checked_add(native::THREAD_CALL_BYTES)?, always: true })
