@@ -240,7 +240,10 @@ mod tests {
         let max = Segment { elf_address: u64::MAX, file_offset: u64::MAX, file_bytes: u64::MAX, executable: true };
         let text = "x".repeat(MAX_BUILD_ID_CHARS);
         let elf = ElfIdentity { gnu: text.clone(), go: text, segments: vec![max; MAX_SEGMENTS] };
-        let extracted = Extracted { elf: Some(elf), ..Extracted::default() };
+        let run = Run { first: u64::MAX, blocks: u64::MAX };
+        let fingerprint = crate::fingerprint::Trace::default().covered(0).unwrap().fingerprint;
+        let covered = Covered { bytes: u64::MAX, runs: vec![run; crate::fingerprint::MAX_RUNS], fingerprint };
+        let extracted = Extracted { elf: Some(elf), covered: Some(covered), ..Extracted::default() };
         assert!(postcard::to_stdvec(&Reply::Extracted(extracted)).unwrap().len() <= MAX_REPLY_BYTES);
     }
 }
