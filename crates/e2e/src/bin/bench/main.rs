@@ -119,7 +119,9 @@ fn run(bench: &Bench) -> Result<()> {
         match bench.section(name) {
             Ok(part) => {
                 let broken = part.lines.iter().filter(|line| line.broken);
-                failed.extend(broken.map(|line| format!("{name}: {}: the floor is broken", line.what)));
+                failed.extend(
+                    broken.map(|line| format!("{name}: {}: the floor is broken, or it was not measured", line.what)),
+                );
                 for page in [&mut kept, &mut now] {
                     page.put(name, &bench.stamp(), &part);
                 }

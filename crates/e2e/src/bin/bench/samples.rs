@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::agent::{Agent, RATE};
 use e2e::bpf::{self, Whose};
 use e2e::collector::Collector;
@@ -53,7 +53,7 @@ pub(crate) fn section(bench: &Bench) -> Result<Part> {
     let _measured = bpf::measure_runs()?;
     let folder = bench.folder("samples")?;
     let kinds = || Kind::ALL.into_iter().filter(|kind| kind.there());
-    let mut ours = Cells::new();
+    let (mut ours, mut failed) = (Cells::new(), Failed::default());
     for cold in [true, false] {
         let name = if cold { "agent-cold" } else { "agent-hot" };
         let agent = ours::plain(name, &folder)?.start()?;
@@ -62,9 +62,8 @@ pub(crate) fn section(bench: &Bench) -> Result<Part> {
         }
         let loaded = Whose::Process(agent.running.pid());
         for kind in kinds() {
-            let cell = of_ours(kind, cold, &bench.plan, &folder, &agent, &loaded)
-                .with_context(|| format!("{}, cold: {cold}", kind.name()))?;
-            ours.insert((kind.name(), cold), cell);
+            let cell = of_ours(kind, cold, &bench.plan, &folder, &agent, &loaded);
+            failed.keep(&mut ours, kind, cold, cell);
         }
         agent.stop()?.success()?;
     }
@@ -76,14 +75,34 @@ pub(crate) fn section(bench: &Bench) -> Result<Part> {
             let them = Theirs::start(program, hz, collector.ports.grpc, &folder)?;
             sleep(bench.plan.start_up);
             for kind in kinds() {
-                let cell = of_theirs(kind, cold, &bench.plan, &folder, &them)
-                    .with_context(|| format!("{}, cold: {cold}, theirs", kind.name()))?;
-                theirs.insert((kind.name(), cold), cell);
+                let cell = of_theirs(kind, cold, &bench.plan, &folder, &them);
+                failed.keep(&mut theirs, kind, cold, cell);
             }
             them.stop()?;
         }
     }
-    Ok(Part { lines: lines(&ours, &theirs), details: details(bench, &ours, &theirs)? })
+    let mut lines = lines(&ours, &theirs);
+    lines.extend(failed.0);
+    Ok(Part { lines, details: details(bench, &ours, &theirs)? })
+}
+
+/// What could not be measured: it says so in the table, and fails the run at its end, without the rest of it.
+#[derive(Default)]
+struct Failed(Vec<Line>);
+
+impl Failed {
+    fn keep(&mut self, cells: &mut Cells, kind: Kind, cold: bool, cell: Result<Cell>) {
+        let key = (kind.name(), cold);
+        match cell {
+            Ok(cell) => {
+                cells.insert(key, cell);
+            }
+            Err(error) => {
+                let what = format!("eBPF us a sample, {}, {}", if cold { "cold" } else { "hot" }, key.0);
+                self.0.push(Line { broken: true, ..Line::words("1", what, format!("not measured: {error:#}")) });
+            }
+        }
+    }
 }
 
 fn lasting(plan: &Plan, cold: bool) -> Duration {
