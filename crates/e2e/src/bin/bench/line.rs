@@ -86,6 +86,13 @@ impl Line {
         Self { point, what: what.into(), ours: ours.into(), ..Self::default() }
     }
 
+    /// What could not be measured: it fails the run.
+    pub(crate) fn failed(point: &'static str, what: impl Into<String>, error: &anyhow::Error) -> Self {
+        // A cell of a table: one line, no bars.
+        let why = format!("not measured: {error:#}").replace(['\n', '|'], " ");
+        Self { broken: true, ..Self::words(point, what, why) }
+    }
+
     /// As a row of Markdown.
     pub(crate) fn row(&self) -> String {
         let Self { point, what, ours, theirs, goal, floor, verdict, .. } = self;

@@ -99,7 +99,7 @@ impl Failed {
             }
             Err(error) => {
                 let what = format!("eBPF us a sample, {}, {}", if cold { "cold" } else { "hot" }, key.0);
-                self.0.push(Line { broken: true, ..Line::words("1", what, format!("not measured: {error:#}")) });
+                self.0.push(Line::failed("1", what, &error));
             }
         }
     }
