@@ -163,10 +163,15 @@ impl Desk {
         let mut objects = FxHashSet::default();
         for entry in &window.entries {
             objects.clear();
-            objects.extend(entry.stack.iter().filter_map(|frame| match frame {
-                Frame::Object { object, .. } => Some(*object),
-                _ => None,
-            }));
+            // Neighbours are of one file, mostly.
+            let mut last = None;
+            for frame in &*entry.stack {
+                if let Frame::Object { object, .. } = frame
+                    && last.replace(*object) != Some(*object)
+                {
+                    objects.insert(*object);
+                }
+            }
             for object in &objects {
                 *self.news.heat.entry(*object).or_default() += entry.count;
             }

@@ -235,6 +235,9 @@ impl State {
             object.unsupported_rows = table.map_or(0, FileTable::unsupported_rows);
             let (path, rows) = (&object.info.path, table.map_or(0, FileTable::rows));
             tracing::debug!(file = %path, rows, unsupported = object.unsupported_rows, ?progress, "a file's table");
+        } else {
+            // Its last process was found gone while room was made.
+            self.arena.evict(id.0, self.epoch);
         }
         if progress != before && (before == Progress::WithoutTable || !matches!(progress, Progress::Refused(_))) {
             self.outdate_users(id);

@@ -105,7 +105,9 @@ impl State {
         let (tgid, serial) = (news.tgid, news.maps.serial());
         let before = self.processes.get(&tgid).map(|process| process.serial);
         let is_published = before.is_some() && self.is_published(tgid, kernel);
-        if is_published && before == Some(serial) {
+        let is_as_known =
+            |known: &Process| known.serial == serial && known.started_by_mono_ns >= news.started_by_mono_ns;
+        if is_published && self.processes.get(&tgid).is_some_and(is_as_known) {
             return;
         }
         if before.is_some() && !is_published {

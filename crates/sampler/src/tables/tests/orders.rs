@@ -186,3 +186,23 @@ fn where_the_kernel_has_no_room_processes_are_refused_and_counted() {
     ready(&mut state, &mut kernel, &third, &[]);
     assert!(kernel.published.contains_key(&3));
 }
+
+#[test]
+fn a_table_whose_last_process_goes_while_room_is_made_for_it_does_not_stay() {
+    let budget = Arc::new(MapBudget::default());
+    let (mut state, mut kernel) = (State::new(), FakeKernel::new(1));
+    ready(&mut state, &mut kernel, &mapped(5, &maps(&budget, [2, 8]), Why::Sampled), &[2, 8]);
+    ready(&mut state, &mut kernel, &mapped(6, &maps(&budget, [1, 2]), Why::Sampled), &[1, 2]);
+    state.wanted(&name(2), 1);
+    state.wanted(&name(8), 2);
+    settle(&mut state, &mut kernel);
+    // Room is made over a file that it maps too: so its set is written anew, and it is seen that it has executed.
+    kernel.executed(6);
+    state.wanted(&name(1), 90);
+    settle(&mut state, &mut kernel);
+    assert!(!state.processes.contains_key(&6) && state.arena.placed(1).is_none());
+    state.gone(5, &mut kernel);
+    state.windows(1000, &FxHashMap::default());
+    state.collect(&mut kernel);
+    assert_eq!(state.arena.stats().free_bytes, state.arena.stats().total_bytes);
+}
