@@ -213,3 +213,33 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+proptest! {
+    /// Counting a stack again by what is known of it is the same as counting its frames, in whatever window it falls.
+    #[test]
+    fn counting_again_is_counting(samples in proptest::collection::vec((0u64..40, 0u64..4, 0u32..3, any::<bool>()), 0..200)) {
+        let (mut by_frames, mut again) = (Aggregator::new(config(), at(0)), Aggregator::new(config(), at(0)));
+        let owners = [owner(0), owner(1), owner(2)];
+        let mut known: FxHashMap<(u64, u32), Known> = FxHashMap::default();
+        let mut windows = (Vec::new(), Vec::new());
+        for (i, (jitter, address, who, advance)) in (0u64..).zip(samples) {
+            let time = i * SECOND / 4 + jitter * SECOND / 20;
+            let (owner, frames) = (&owners[who as usize], stack(address));
+            by_frames.insert(time, owner, &frames, |_| None);
+            match known.get_mut(&(address, who)) {
+                Some(known) => again.insert_again(time, owner, known, |_| None),
+                None => {
+                    known.insert((address, who), again.insert(time, owner, &frames, |_| None).unwrap());
+                }
+            }
+            if advance {
+                windows.0.extend(by_frames.advance(i * SECOND / 4, at(i * SECOND / 4)));
+                windows.1.extend(again.advance(i * SECOND / 4, at(i * SECOND / 4)));
+            }
+        }
+        prop_assert_eq!(by_frames.late(), again.late());
+        windows.0.extend(by_frames.finish(at(100 * SECOND)));
+        windows.1.extend(again.finish(at(100 * SECOND)));
+        prop_assert_eq!(format!("{:?}", windows.0), format!("{:?}", windows.1));
+    }
+}
