@@ -2,6 +2,7 @@
 //! nobody made for a profiler, and for what is hard to unwind.
 #![cfg(feature = "live")]
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread::sleep;
@@ -161,6 +162,7 @@ fn walked_stacks_are_whole_and_the_same_as_unwound_ones() -> Result<()> {
     let only = std::env::var("E2E_LOADS").unwrap_or_default();
     let mut faults = Vec::new();
     for load in loads.iter().filter(|l| only.is_empty() || only.split(',').any(|o| o == l.name)) {
+        let told = agent.running.errors().len();
         let mut running = start(load, &folder)?;
         sleep(WARM_UP);
         running.still_runs()?;
@@ -173,10 +175,9 @@ fn walked_stacks_are_whole_and_the_same_as_unwound_ones() -> Result<()> {
         let walks = Walks::of(&scrape)? - &before;
         let own = stacks.only(|r| load.processes.iter().any(|p| r.process.starts_with(p)));
         faults.extend(judge(load, &own, &walks));
-        if walks.differ > 0 {
-            for line in differences(&agent.running.errors()) {
-                figure(format!("{:<12} {line}", ""));
-            }
+        let log = agent.running.errors();
+        for (cause, count) in differences(log.get(told..).unwrap_or_default()) {
+            figure(format!("{:<12} differs {count} times: {cause}", ""));
         }
     }
     agent.running.still_runs()?;
@@ -186,10 +187,13 @@ fn walked_stacks_are_whole_and_the_same_as_unwound_ones() -> Result<()> {
     Ok(())
 }
 
-/// What the agent's log tells of stacks that differed.
-fn differences(log: &str) -> Vec<&str> {
-    let lines = log.lines().filter(|l| l.contains("differ"));
-    let mut lines: Vec<&str> = lines.rev().take(5).collect();
-    lines.reverse();
-    lines
+/// What the agent's log tells of stacks that differed: the file whose table led on, and how often.
+fn differences(log: &str) -> BTreeMap<String, u64> {
+    let mut causes = BTreeMap::new();
+    for line in log.lines().filter(|l| l.contains("a stack differs")) {
+        let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let text = |key: &str| line.get(key).map_or_else(|| "no file".to_owned(), ToString::to_string);
+        *causes.entry(format!("{} at {}", text("file"), text("led_on"))).or_default() += 1;
+    }
+    causes
 }
