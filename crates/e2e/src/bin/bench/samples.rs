@@ -60,6 +60,8 @@ pub(crate) fn section(bench: &Bench) -> Result<Part> {
         if !cold {
             bpf::hasten(agent.running.pid(), HOT_HZ)?;
         }
+        // The tables of what runs anyway are made first.
+        sleep(bench.plan.start_up);
         let loaded = Whose::Process(agent.running.pid());
         for kind in kinds() {
             let cell = of_ours(kind, cold, &bench.plan, &folder, &agent, &loaded);
