@@ -179,8 +179,8 @@ fn entries_count_for_their_process_only_and_end_with_its_program() {
     let start = leader_start(&mut side, &deep);
     let mut tables = published(&mut side, &deep);
     let mappings = tables.mappings(tgid);
-    // Another process that had the same number.
-    tables.publish(tgid, start + 1, SERIAL + 1, &mappings);
+    // A process with the same number that started after this was published would not be walked with it.
+    tables.publish(tgid, start - 1, SERIAL + 1, &mappings);
     side.drain(|_| {});
     let unknown = side.counters().read().unwrap().total().bridged_unknown;
     for sample in samples(&mut side, &deep, |head| head.mappings_serial != SERIAL) {
