@@ -103,7 +103,7 @@ pub(crate) struct SamplingArgs {
     /// How much is copied of user stacks that the kernel does not unwind, at most 64KiB [default: 16KiB]
     #[arg(long, value_name = "BYTES")]
     pub(crate) snapshot_bytes: Option<String>,
-    /// The ring buffer between kernel and user space, a power of two [default: 8MiB]
+    /// The ring buffer between kernel and user space, a power of two [default: auto, 1MiB for each CPU, from 2MiB to 8MiB]
     #[arg(long, value_name = "BYTES")]
     pub(crate) ring_bytes: Option<String>,
     /// What unwind tables may hold in the kernel [default: 64MiB]

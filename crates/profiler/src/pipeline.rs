@@ -12,7 +12,7 @@ use profile::{Ledger, Profile};
 use sampler::{Sampler, SamplerConfig, StatsHandle, Target};
 use symbolizer::NamerCounters;
 
-use crate::config::settings::Settings;
+use crate::config::settings::{Settings, usual_ring_bytes};
 use crate::filter::Filter;
 use crate::limits;
 use crate::naming::{Naming, Progress};
@@ -104,7 +104,7 @@ fn config(settings: &Settings) -> SamplerConfig {
         window: s.window,
         per_thread: s.threads,
         timestamps: s.timestamps,
-        ring_bytes: s.ring_bytes,
+        ring_bytes: s.ring_bytes.unwrap_or_else(usual_ring_bytes),
         include_self: s.include_self,
         kernel_threads: s.kernel_threads,
         merge_bytes: usize::try_from(s.merge_bytes).unwrap_or(usize::MAX),

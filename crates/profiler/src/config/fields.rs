@@ -78,12 +78,19 @@ pub(super) fn snapshot_bytes(text: &str) -> Result<u32, String> {
     Ok(u32::try_from(value).unwrap_or(64 << 10) & !7)
 }
 
-pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
+pub(super) fn ring_bytes(text: &str) -> Result<Option<u32>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
     let value = bytes_between(text, 256 << 10, 256 << 20)?;
     if !value.is_power_of_two() {
         return Err("is not a power of two, as a ring buffer must be: for example 8MiB".to_owned());
     }
-    Ok(u32::try_from(value).unwrap_or(8 << 20))
+    Ok(u32::try_from(value).ok())
+}
+
+pub(super) fn show_ring_bytes(n: &Option<u32>) -> String {
+    n.map_or_else(|| "auto".to_owned(), |n| show_bytes(u64::from(n)))
 }
 
 pub(super) fn budget(text: &str) -> Result<u64, String> {

@@ -49,7 +49,14 @@ pub(crate) const KEYS: &[Key] = &[
         snapshot_bytes,
         show_bytes_32
     ),
-    key!("sampling.ring_bytes", "PROFILER_RING_BYTES", "--ring-bytes", sampling.ring_bytes, ring_bytes, show_bytes_32),
+    key!(
+        "sampling.ring_bytes",
+        "PROFILER_RING_BYTES",
+        "--ring-bytes",
+        sampling.ring_bytes,
+        ring_bytes,
+        show_ring_bytes
+    ),
     key!("sampling.merge_bytes", "PROFILER_MERGE_BYTES", "", sampling.merge_bytes, budget, show_bytes_64),
     key!("sampling.threads", "PROFILER_THREADS", "--threads", sampling.threads, boolean, text),
     key!("sampling.timestamps", "PROFILER_TIMESTAMPS", "--timestamps", sampling.timestamps, boolean, text),

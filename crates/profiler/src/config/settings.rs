@@ -52,8 +52,8 @@ pub(crate) struct Sampling {
     pub(crate) window: Duration,
     /// How much of the user stack one sample copies.
     pub(crate) snapshot_bytes: u32,
-    /// The ring buffer between kernel and user space.
-    pub(crate) ring_bytes: u32,
+    /// The ring buffer between kernel and user space; none: [`usual_ring_bytes`].
+    pub(crate) ring_bytes: Option<u32>,
     /// Samples that wait for their process's records, in bytes.
     pub(crate) merge_bytes: u64,
     /// Keep threads apart.
@@ -76,7 +76,7 @@ impl Default for Sampling {
             children: false,
             window: Duration::from_secs(5),
             snapshot_bytes: 16 << 10,
-            ring_bytes: 8 << 20,
+            ring_bytes: None,
             merge_bytes: 32 << 20,
             threads: false,
             timestamps: false,
@@ -85,6 +85,14 @@ impl Default for Sampling {
             environment: true,
         }
     }
+}
+
+/// 1 MiB for each CPU, from 2 to 8: most samples are walked and small, and a start, when all carry snapshots, is bursts.
+pub(crate) fn usual_ring_bytes() -> u32 {
+    // All of the machine's, whatever this process is confined to.
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    let cpus = online.and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(8);
+    cpus.clamp(2, 8).next_power_of_two() << 20
 }
 
 /// Where compiled tables are kept unless something else is said.

@@ -176,7 +176,7 @@ pub(crate) fn page(bench: &Bench, costs: &Costs) -> Result<String> {
     let enough = enough.fold(0.0, f64::max);
     writeln!(
         text,
-        "\nThe default of 8 MiB is enough up to {enough} Hz on such a machine; above that: `--ring-bytes`."
+        "\nWhat such a machine has by default, 8 MiB, is enough up to {enough} Hz; above that: `--ring-bytes`."
     )?;
     Ok(text)
 }
