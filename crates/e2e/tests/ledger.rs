@@ -74,9 +74,14 @@ fn both_lines_hold_at_a_hundred_scrapes_and_after_the_end() -> Result<()> {
     let held = last.get("held").copied().unwrap_or(0.0);
     ensure!(term("taken")? == term("exported")? + held + term("dropped")?, "the final line: {last:?}");
     ensure!(held == 0.0, "held after the end: {last:?}");
-    let received: u64 = collector.profiles("grpc")?.iter().map(|p| p.stacks.total()).sum();
-    figure(format!("the Collector got {received} samples"));
-    ensure!((received as f64 - term("exported")?).abs() < 0.5, "exported {}, received {received}", term("exported")?);
+    let exported = term("exported")?;
+    // What it has accepted it writes to its file a moment later.
+    wait_for("all that was exported", Duration::from_secs(10), || {
+        let received: u64 = collector.profiles("grpc")?.iter().map(|p| p.stacks.total()).sum();
+        ensure!((received as f64 - exported).abs() < 0.5, "exported {exported}, received {received}");
+        figure(format!("the Collector got {received} samples"));
+        Ok(Some(()))
+    })?;
     Ok(())
 }
 
