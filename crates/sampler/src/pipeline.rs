@@ -238,7 +238,6 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             return self.without_process(sample, StackEnd::UnknownProcess);
         };
         let now = self.unsettled.now_mono_ns;
-        telling::sampled(&mut self.desk, &mut self.walks.published, &head, process, now);
         if process.environment == Environment::NotRead
             && process.is_running()
             && let Some(environments) = &mut self.environments
@@ -252,6 +251,8 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         if self.verdicts.ruling(&head, Some(process), place, now) == Ruling::Drop {
             return self.filtered(sample);
         }
+        // Of whom no sample is wanted, nothing is prepared either.
+        telling::sampled(&mut self.desk, &mut self.walks.published, &head, process, now);
         let owner = self.resolver.owner(&head, Some(process), place);
         let user = if has_no_memory {
             UserHalf::Ended(StackEnd::NoUserHalf)
@@ -264,7 +265,8 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             self.shared.counted.unknown_process_samples.fetch_add(1, Ordering::Relaxed);
             UserHalf::Ended(StackEnd::UnknownProcess)
         } else if flag(FLAG_WALKED) {
-            return self.walked(sample, sighting, &owner);
+            let counted = self.walks.count(&sample, &owner, process, &mut self.resolver, &mut self.aggregator);
+            return self.walked(sample, sighting, owner, counted);
         } else {
             UserHalf::Snapshot(self.resolver.mappings(process, &head, &sample.snapshot))
         };

@@ -12,14 +12,11 @@ use crate::process::Sighting;
 use crate::sample::Sample;
 use crate::source::ObjectSource;
 use crate::unwinding::{UserHalf, Waiting};
+use crate::walked::CountedWalk;
 
 impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
-    /// For a sample whose user half was walked. Its process is in the table.
-    pub(super) fn walked(&mut self, sample: Sample, sighting: Sighting, owner: &Arc<Owner>) {
-        let Some(process) = self.table.sighted(sighting) else {
-            return self.without_process(sample, StackEnd::UnknownProcess);
-        };
-        let counted = self.walks.count(&sample, owner, process, &mut self.resolver, &mut self.aggregator);
+    /// For a sample whose user half was walked, and that was counted in its window.
+    pub(super) fn walked(&mut self, sample: Sample, sighting: Sighting, owner: Arc<Owner>, counted: CountedWalk) {
         self.shared.ledger.ended(counted.end, 1);
         self.shared.ledger.windowed(1);
         self.shared.counted.stale_walks.fetch_add(u64::from(counted.is_stale), Ordering::Relaxed);
@@ -29,13 +26,14 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             is_stale: counted.is_stale,
             flags: sample.head.flags,
         });
-        match check {
-            Some(check) if !check.is_vague() => {
+        let process = if check.is_some() { self.table.sighted(sighting) } else { None };
+        match (check, process) {
+            (Some(check), Some(process)) if !check.is_vague() => {
                 let user = UserHalf::Snapshot(self.resolver.mappings(process, &sample.head, &sample.snapshot));
                 let maps = Some(Arc::clone(&process.maps));
-                self.wait(Waiting { sample, owner: Arc::clone(owner), maps, user, check: Some(check) });
+                self.wait(Waiting { sample, owner, maps, user, check: Some(check) });
             }
-            vague => {
+            (vague, _) => {
                 let counter = &self.shared.counted.checks_inconclusive;
                 counter.fetch_add(u64::from(vague.is_some()), Ordering::Relaxed);
                 self.shared.inbox.release(sample.cost_bytes());

@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use crate::Bench;
+use crate::costs::{Costs, HIGH_HZ, LOW_HZ};
 use crate::line::percent;
 use crate::ring::{self, Reader, Writers};
-use crate::scaling::{Costs, HIGH_HZ, LOW_HZ};
 
 /// The machine that is not here.
 pub(crate) const CPUS: f64 = 128.0;
@@ -184,7 +184,7 @@ pub(crate) fn page(bench: &Bench, costs: &Costs) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scaling::Threads;
+    use crate::costs::Threads;
 
     #[test]
     fn a_large_machine_by_arithmetic() {

@@ -5,6 +5,7 @@
 //! where a section failed or a floor is broken. **Units**: as each line says. **Limits**: needs root, and a machine that does nothing
 //! else.
 
+mod costs;
 mod crowd;
 mod filtered;
 mod large;

@@ -1,7 +1,6 @@
 //! Point 5: what the agent would cost on a machine that is not here, from what one sample, one process and one birth cost on this
 //! one. Writes docs/scaling.md; the table has its last lines.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,17 +13,12 @@ use e2e::bpf::{self, Whose};
 use e2e::collector::Collector;
 use e2e::scrape::Scrape;
 
+use crate::costs::{Costs, HIGH_HZ, LOW_HZ, Threads};
 use crate::large::{CPUS, Large, PROCESSES, RATES, page};
 use crate::line::{Line, percent};
 use crate::page::Part;
 use crate::plan::Plan;
 use crate::{Bench, crowd, load, ours, repository};
-
-/// The two rates between which the cost of a sample is measured.
-pub(crate) const LOW_HZ: u32 = 99;
-pub(crate) const HIGH_HZ: u32 = 1000;
-/// CPU seconds for a second, by thread.
-pub(crate) type Threads = BTreeMap<String, f64>;
 
 /// One run: what passed in a second.
 #[derive(Clone, Debug, Default)]
@@ -35,32 +29,6 @@ struct Rates {
     sample_ns: f64,
     /// Bytes through the ring for a sample.
     sample_bytes: f64,
-}
-
-/// What one more costs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Costs {
-    /// Nanoseconds of CPU time in user space for a sample, by thread.
-    pub(crate) sample: Threads,
-    /// CPU seconds for a second, whatever is sampled.
-    pub(crate) fixed: f64,
-    /// A sample that finds the caches cold; one at the high rate; nanoseconds.
-    pub(crate) cold_ns: f64,
-    pub(crate) warm_ns: f64,
-    pub(crate) walked_bytes: f64,
-    pub(crate) snapshot_bytes: f64,
-    /// RSS at first, and for each process, in MB.
-    pub(crate) rss_mb: f64,
-    pub(crate) process_mb: f64,
-    /// Kernel memory of maps at first, and for each process, in MB.
-    pub(crate) maps_mb: f64,
-    pub(crate) process_maps_mb: f64,
-    /// CPU seconds of the start for each process that is there.
-    pub(crate) process_start: f64,
-    /// CPU seconds for a second for each process that only is there.
-    pub(crate) process_rate: f64,
-    /// CPU seconds for each process that is born, runs a program and ends.
-    pub(crate) birth: f64,
 }
 
 /// Measures, computes, writes the page where asked to.
