@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{Agent, Setup};
 use e2e::process::{Running, Start, free_port};
-use e2e::stacks::{MARKER, Row, Stacks, percent};
+use e2e::stacks::{Stacks, percent};
 use e2e::walks::Walks;
 use e2e::{figure, paths, stock};
 
@@ -104,19 +104,11 @@ fn agent(folder: &Path) -> Result<Agent> {
         .start()
 }
 
-/// Whether a stack ends where Go's runtime went over to a stack of its own: the goroutine's is another one, and what leads back to it
-/// is in the runtime's memory. (Where that other stack happens to lie above, the frame pointer leads there.)
-fn left_its_stack(row: &Row) -> bool {
-    let last = row.frames.iter().rev().find(|f| !f.starts_with(MARKER));
-    row.cut() == Some("no_table") && last.is_some_and(|f| f == "runtime.systemstack.abi0")
-}
-
 /// What one load came to.
 fn judge(load: &Load, own: &Stacks, walks: &Walks) -> Vec<String> {
     let ends = own.ends();
     let due = own.count(|r| r.user);
-    let left = own.count(left_its_stack);
-    let root = ends.get("root").copied().unwrap_or(0) + left;
+    let root = ends.get("root").copied().unwrap_or(0);
     figure(format!(
         "{:<12} walked {:>5.1} % of {:>5} (else {:?}); agree {:>6.2} % of {:>5}, {} inconclusive, {} files taken off; roots {:>5.1} % of {due:>4}",
         load.name,
@@ -132,16 +124,13 @@ fn judge(load: &Load, own: &Stacks, walks: &Walks) -> Vec<String> {
     if root != due {
         figure(format!("{:<12} ends: {ends:?}", ""));
     }
-    if left > 0 {
-        figure(format!("{:<12} {left} of these end where the runtime left the goroutine's stack", ""));
-    }
     let mut faults = Vec::new();
     let mut must = |holds: bool, what: String| {
         if !holds {
             faults.push(format!("{}: {what}", load.name));
         }
     };
-    let lost = || own.only(|r| r.user && !r.root && !left_its_stack(r)).heaviest(4);
+    let lost = || own.only(|r| r.user && !r.root).heaviest(4);
     must(due >= SAMPLES, format!("only {due} samples: {}", own.heaviest(3)));
     must(percent(root, due) >= load.roots, format!("{root} of {due} reach their root: {ends:?}\n{}", lost()));
     must(walks.share() >= WALKED, format!("{:.1} % are walked: {walks:?}", walks.share()));

@@ -37,6 +37,9 @@ impl Kind {
     pub const UNSUPPORTED: Self = Self(9);
     /// CFA = another register + n. Known of leaves only, where the walk was given all registers; else as unsupported.
     pub const REGISTER: Self = Self(10);
+    /// As [`Kind::LEAF`], in a function that goes over to another stack, as Go's `runtime.systemstack` does: the frame pointer leads
+    /// back to the stack that was left, which may be anywhere.
+    pub const SWITCH: Self = Self(11);
 }
 
 /// Where a register's value for the caller is.

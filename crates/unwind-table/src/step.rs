@@ -211,6 +211,7 @@ fn out_of_signal<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M) -> End {
 fn without_row<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M, lookup: u64, in_file: bool) -> End {
     let rule = Rule(walk.rule);
     let kind = rule.kind().0;
+    let tells_of_leaf = kind == Kind::LEAF.0 || kind == Kind::SWITCH.0;
     walk.guesses = walk.guesses.wrapping_add(1);
     if walk.flags & FLAG_EXACT != 0 && kind != Kind::UNSUPPORTED.0 && kind != Kind::REGISTER.0 {
         if !A::CALL_PUSHES {
@@ -226,10 +227,10 @@ fn without_row<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M, lookup: u64,
                 }
             }
         } else if walk.sp >= LOWEST_SP {
-            let slot = if kind == Kind::LEAF.0 { rule.offset().wrapping_sub(8) } else { 0 };
+            let slot = if tells_of_leaf { rule.offset().wrapping_sub(8) } else { 0 };
             let at = walk.sp.wrapping_add(slot);
             let mut fp = walk.fp;
-            if kind == Kind::LEAF.0 {
+            if tells_of_leaf {
                 if !rule.keeps_fp() {
                     if !read(walk, memory, at.wrapping_sub(8)) {
                         return End::UNREADABLE;
@@ -247,7 +248,7 @@ fn without_row<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M, lookup: u64,
                 return caller::<A>(walk, below, at.wrapping_add(8), fp);
             }
             // Between `push %rbp` and `mov %rsp, %rbp`.
-            if kind != Kind::LEAF.0 && below == walk.fp && read(walk, memory, at.wrapping_add(8)) {
+            if !tells_of_leaf && below == walk.fp && read(walk, memory, at.wrapping_add(8)) {
                 let above = walk.value;
                 if is_code(walk, memory, above) {
                     return caller::<A>(walk, above, at.wrapping_add(16), fp);
@@ -269,7 +270,13 @@ fn by_frame_pointer<A: Arch, M: Memory>(walk: &mut Walk, memory: &mut M, in_file
         return if marks { End::ROOT } else { End::NO_TABLE };
     }
     if !plausible_fp(walk) {
-        return End::NO_TABLE;
+        let switches = Rule(walk.rule).kind().0 == Kind::SWITCH.0;
+        if !switches || !sane_fp(fp) || walk.signals >= MAX_SIGNALS {
+            return End::NO_TABLE;
+        }
+        // The stack that was left lies below. From here on "above" is counted there.
+        walk.signals = walk.signals.wrapping_add(1);
+        walk.sp = fp;
     }
     if !read(walk, memory, fp) {
         return if fp.wrapping_sub(walk.sp) < MAX_STACK_BYTES { End::UNREADABLE } else { End::NO_TABLE };
@@ -306,8 +313,13 @@ fn caller<A: Arch>(walk: &mut Walk, pc: u64, sp: u64, fp: u64) -> End {
 /// Aligned, and not below the stack pointer.
 #[inline(always)]
 fn plausible_fp(walk: &Walk) -> bool {
-    let fp = walk.fp;
-    fp & 7 == 0 && fp >= walk.sp && (LOWEST_SP..u64::MAX - 64).contains(&fp)
+    walk.fp >= walk.sp && sane_fp(walk.fp)
+}
+
+/// Aligned, and somewhere.
+#[inline(always)]
+fn sane_fp(fp: u64) -> bool {
+    fp & 7 == 0 && (LOWEST_SP..u64::MAX - 64).contains(&fp)
 }
 
 /// Whether a return address is one.

@@ -2,7 +2,8 @@
 
 /// Frames of one stack at the most; [`Walk::limit`] may be less.
 pub const MAX_FRAMES: u32 = 1024;
-/// Signal frames of one stack: a handler's frame may lead to lower addresses, so the stack pointer bounds nothing there.
+/// How often a stack may go on in another one, by a signal's frame or by [`crate::Kind::SWITCH`]: that may lie lower, so the stack
+/// pointer bounds nothing there.
 pub const MAX_SIGNALS: u32 = 32;
 /// Words of stack that are read at once.
 pub const WINDOW_WORDS: usize = 64;

@@ -106,6 +106,28 @@ fn rules_of_x86_64() {
     stack[7] = 1;
     stack[3] = ra;
     check::<X86_64>(leaf, with_fp, &stack, [ra, at(4), ra]);
+    // The same in a function that goes over to another stack.
+    let switch = Rule::new(Kind::SWITCH, 64, Slot::Cfa(-16), Some(-8)).unwrap();
+    check::<X86_64>(switch, with_fp, &stack, [ra, at(4), ra]);
+}
+
+#[test]
+fn a_stack_that_was_left_may_lie_below() {
+    let (pc, ra) = (Code::pc(0), Code::pc(1));
+    let at = |words: u64| STACK + words * 8;
+    let mut stack = vec![0u64; 20];
+    // The stack that was left: a record whose caller has none. The one that is in use is above it.
+    (stack[2], stack[3]) = (0, ra);
+    let registers = [pc, at(10), at(2), 0];
+    let rule = |kind| Rule::new(kind, 16, Slot::Cfa(-16), Some(-8)).unwrap();
+    let (walk, end) = Code::of(&[rule(Kind::SWITCH), Rule::GAP]).walk::<X86_64>(registers, &stack);
+    assert_eq!((walk.stack(), end), ([pc, ra - 1].as_slice(), End::ROOT));
+    let (walk, end) = Code::of(&[rule(Kind::LEAF), Rule::GAP]).walk::<X86_64>(registers, &stack);
+    assert_eq!((walk.stack(), end), ([pc].as_slice(), End::NO_TABLE));
+    // Two functions that claim it of each other for ever.
+    (stack[2], stack[3], stack[10], stack[11]) = (at(10), pc + 1, at(2), pc + 1);
+    let (walk, end) = Code::of(&[rule(Kind::SWITCH), Rule::GAP]).walk::<X86_64>(registers, &stack);
+    assert_eq!((end, walk.signals), (End::NO_TABLE, MAX_SIGNALS));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! Go has frame pointers, but its small functions have no frame and its prologues not yet one: there the frame
 //! pointer is the caller's, and following it would leave the caller out. The runtime's table (`pcsp`, Go 1.18 and
-//! later) tells for each pc how far the stack pointer is from the return address. Only leaves need it.
+//! later) tells for each pc how far the stack pointer is from the return address. Only leaves need it. It also marks the
+//! functions that go over to another stack, as `runtime.systemstack` does: what they call runs there, and only their frame
+//! pointer leads back.
 //!
-//! **In**: a hostile file. **Out**: rows of (start from the blob's base, distance), sorted. **Units**: bytes.
+//! **In**: a hostile file. **Out**: rows of (start from the blob's base, [`Place`]), sorted. **Units**: bytes.
 //! **Limits**: [`MAX_TABLE_BYTES`], [`MAX_ROWS`], [`MAX_FUNCTION_ROWS`]; what is above them has no rows.
 
 use std::ops::Range;
@@ -22,14 +24,29 @@ const HEAD_BYTES: u64 = 9 * 8;
 const MAX_ROWS: usize = 4_000_000;
 const MAX_FUNCTION_ROWS: usize = 4096;
 const MAX_RELOCATIONS: u64 = 4 << 20;
-/// Go 1.18 and 1.20.
-const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
+/// Of Go 1.18 and 1.20: the magic, and where a function's description holds its flags.
+const VERSIONS: [(u32, usize); 2] = [(0xffff_fff0, 37), (0xffff_fff1, 41)];
 /// Where `runtime.moduledata` holds the start of Go's text, in Go 1.20 and later.
 const MODULE_TEXT: u64 = 22 * 8;
 /// Where a function's description holds the offset of its `pcsp`.
 const PCSP: usize = 16;
+/// `FuncFlagTopFrame`: nothing called the function.
+const TOP: u8 = 1 << 0;
+/// `FuncFlagSPWrite`: the function sets the stack pointer to something that is no sum.
+const SETS_SP: u8 = 1 << 1;
 /// Not known: behind a function's end.
-pub(crate) const UNKNOWN: u32 = u32::MAX;
+const UNKNOWN: u32 = u32::MAX;
+/// In a row, beside the distance.
+const SWITCHES: u32 = 1 << 31;
+
+/// What Go's table tells of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// How far the stack pointer is below the return address, if it was not set to another stack before.
+    pub(crate) distance: u32,
+    /// The function goes over to another stack.
+    pub(crate) switches: bool,
+}
 
 /// The rows of a Go program; empty where it is not one.
 pub(crate) fn rows<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> Vec<u8> {
@@ -44,13 +61,19 @@ pub(crate) fn rows<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> 
     bytes
 }
 
-/// The distance at an ELF address.
-pub(crate) fn distance(rows: &[u8], from_base: u64) -> Option<u64> {
+/// What is told of an ELF address.
+pub(crate) fn place(rows: &[u8], from_base: u64) -> Option<Place> {
     let address = u32::try_from(from_base).ok()?;
     let (rows, _) = rows.as_chunks::<INDEX_ROW_BYTES>();
     let above = rows.partition_point(|row| index_row(row).0 <= address);
-    let distance = index_row(rows.get(above.checked_sub(1)?)?).1 as u64;
-    (distance != u64::from(UNKNOWN)).then_some(distance)
+    of_row(rows.get(above.checked_sub(1)?)?).1
+}
+
+/// Where a row starts, and what it tells; none behind a function's end.
+pub(crate) fn of_row(row: &[u8; INDEX_ROW_BYTES]) -> (u32, Option<Place>) {
+    let (start, told) = index_row(row);
+    let told = u32::try_from(told).ok().filter(|&told| told != UNKNOWN);
+    (start, told.map(|told| Place { distance: told & !SWITCHES, switches: told & SWITCHES != 0 }))
 }
 
 fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> Option<Vec<(u32, u32)>> {
@@ -67,7 +90,9 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> Option<Vec<
     let head = read(0..HEAD_BYTES)?;
     // Magic, two zeros, the smallest instruction's bytes, a pointer's bytes.
     let quantum = u32::from(*head.get(6)?);
-    if !MAGICS.contains(&number(head, 0)?) || *head.get(7)? != 8 {
+    let magic = number(head, 0)?;
+    let &(_, flags_at) = VERSIONS.iter().find(|version| version.0 == magic)?;
+    if *head.get(7)? != 8 {
         return None;
     }
     let words: Vec<u64> = (1..9).map(|i| word(head, i * 8)).collect::<Option<_>>()?;
@@ -83,8 +108,10 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> Option<Vec<
         let Some((start, place, end)) = row_at(functions, at) else { break };
         let (start, end) = (text.checked_add(start)?, text.checked_add(end)?);
         let pcsp = place.checked_add(PCSP).and_then(|at| number(functions, at)).filter(|&n| n != 0);
+        let flags = place.checked_add(flags_at).and_then(|at| functions.get(at)).copied().unwrap_or_default();
+        let mark = if flags & (SETS_SP | TOP) == SETS_SP { SWITCHES } else { 0 };
         if let Some(bytes) = pcsp.and_then(|n| distances.get(n as usize..)) {
-            function(bytes, start, end, quantum, &mut out);
+            function(bytes, (start..end, quantum), mark, &mut out);
         }
         out.push((end, UNKNOWN));
         if out.len() >= MAX_ROWS {
@@ -94,20 +121,22 @@ fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, base: u64) -> Option<Vec<
     Some(out)
 }
 
-/// Pairs of varints: by how much the distance changes (zigzag, from -1), and for how many quanta it holds.
-fn function(mut bytes: &[u8], start: u32, end: u32, quantum: u32, out: &mut Vec<(u32, u32)>) {
-    let (mut pc, mut distance) = (start, -1i32);
+/// Pairs of varints: by how much the distance changes (zigzag, from -1), and for how many quanta it holds. `mark` comes into
+/// every row.
+fn function(mut bytes: &[u8], (code, quantum): (Range<u32>, u32), mark: u32, out: &mut Vec<(u32, u32)>) {
+    let (mut pc, mut distance) = (code.start, -1i32);
     for _ in 0..MAX_FUNCTION_ROWS {
         let Some(change) = varint(&mut bytes) else { return };
-        if change == 0 && pc != start {
+        if change == 0 && pc != code.start {
             return;
         }
         let Some(quanta) = varint(&mut bytes) else { return };
         let change = (change >> 1).cast_signed() ^ (change & 1).cast_signed().wrapping_neg();
         distance = distance.wrapping_add(change);
-        out.push((pc, u32::try_from(distance).unwrap_or(UNKNOWN)));
+        // A negative one is none.
+        out.push((pc, u32::try_from(distance).map_or(UNKNOWN, |distance| distance | mark)));
         pc = pc.saturating_add(quanta.saturating_mul(quantum));
-        if pc >= end {
+        if pc >= code.end {
             return;
         }
     }
@@ -170,17 +199,20 @@ mod tests {
         // 0 for 4 bytes, 24 for 300, 0 for 1: changes of +1, +24, -24 in zigzag.
         let bytes = [2, 4, 48, 0xac, 2, 47, 1, 0];
         let mut rows = Vec::new();
-        function(&bytes, 100, 405, 1, &mut rows);
+        function(&bytes, (100..405, 1), 0, &mut rows);
         assert_eq!(rows, [(100, 0), (104, 24), (404, 0)]);
         rows.push((405, UNKNOWN));
+        function(&bytes, (500..805, 1), SWITCHES, &mut rows);
         let bytes: Vec<u8> = rows.iter().flat_map(|r| [r.0.to_le_bytes(), r.1.to_le_bytes()]).flatten().collect();
-        let check = |address, want| assert_eq!(distance(&bytes, address), want, "{address}");
+        let told = |distance, switches| Some(Place { distance, switches });
+        let check = |address, want| assert_eq!(place(&bytes, address), want, "{address}");
         check(99, None);
-        check(100, Some(0));
-        check(104, Some(24));
-        check(403, Some(24));
-        check(404, Some(0));
+        check(100, told(0, false));
+        check(104, told(24, false));
+        check(403, told(24, false));
+        check(404, told(0, false));
         check(405, None);
+        check(504, told(24, true));
         check(u64::MAX, None);
     }
 
@@ -188,7 +220,7 @@ mod tests {
         #[test]
         fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..300), start: u32, end: u32, quantum: u32) {
             let mut rows = Vec::new();
-            function(&bytes, start, end, quantum, &mut rows);
+            function(&bytes, (start..end, quantum), SWITCHES, &mut rows);
             prop_assert!(rows.len() <= MAX_FUNCTION_ROWS);
         }
     }

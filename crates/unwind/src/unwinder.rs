@@ -145,10 +145,10 @@ impl Unwinder {
         entry.1
     }
 
-    /// How far the stack pointer is below the return address, where Go's table tells.
-    pub(crate) fn distance(&self, object: ObjectId, address: u64) -> Option<u64> {
+    /// What Go's table tells of an ELF address of an object.
+    pub(crate) fn go(&self, object: ObjectId, address: u64) -> Option<go::Place> {
         let blob = &self.objects.get(&object)?.blob;
-        go::distance(&blob.distances, address.checked_sub(blob.base)?)
+        go::place(&blob.distances, address.checked_sub(blob.base)?)
     }
 
     /// Carries out a rule of an object's tables. `lookup` is the ELF address that the rule stands at; `exact`: it is

@@ -53,16 +53,18 @@ pub(crate) struct Walk<'a> {
     registers: UserRegisters,
     /// The pc is one that was executing, not a return address.
     exact: bool,
-    /// A signal handler was left: its stack may be another one than the snapshot's.
-    crossed_signal: bool,
+    /// A signal handler was left, or a function that had gone over to another stack: the snapshot may be of that one.
+    left_stack: bool,
     /// The frame pointer was read from the record of a frame that has one.
     chained: bool,
+    /// This frame's function goes over to another stack: its frame pointer leads back.
+    switched: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(maps: &'a [MapEntry], registers: &UserRegisters, stack: &'a [u8]) -> Self {
         let snapshot = Snapshot { start: registers.sp, bytes: stack };
-        Self { maps, snapshot, registers: *registers, exact: true, crossed_signal: false, chained: false }
+        Self { maps, snapshot, registers: *registers, exact: true, left_stack: false, chained: false, switched: false }
     }
 
     pub(crate) fn run(mut self, unwinder: &mut Unwinder, frames: &mut Vec<UserFrame>) -> StackEnd {
@@ -87,7 +89,7 @@ impl<'a> Walk<'a> {
             let next = self.step(unwinder, place, frames);
             match next {
                 Next::Caller { registers, exact } => {
-                    self.crossed_signal |= exact;
+                    self.left_stack |= exact;
                     (self.registers, self.exact) = (registers, exact);
                 }
                 Next::End(end) => return end,
@@ -114,14 +116,15 @@ impl<'a> Walk<'a> {
         if is_root(unwinder, object, address, rule) {
             return Next::End(StackEnd::Root);
         }
+        let go = unwinder.go(object, address);
+        self.switched = go.is_some_and(|go| go.switches);
+        if rule == Rule::Uncovered || self.switched {
+            return match go {
+                Some(go) if self.exact && native::CALL_PUSHES => self.leaf_at(go.distance.into()),
+                _ => self.without_table(place),
+            };
+        }
         match rule {
-            Rule::Uncovered => {
-                let distance = self.exact.then(|| unwinder.distance(object, address)).flatten();
-                return match distance {
-                    Some(distance) if native::CALL_PUSHES => self.leaf_at(distance),
-                    _ => self.without_table(place),
-                };
-            }
             Rule::Root => return Next::End(StackEnd::Root),
             // What these rows demand of the frame pointer; `framehop` takes the demand for granted.
             Rule::FramehopByFp if !self.plausible_fp() => return Next::End(StackEnd::BadFrame),
@@ -223,7 +226,12 @@ impl<'a> Walk<'a> {
             return Next::End(if marks { StackEnd::Root } else { StackEnd::NoTable });
         }
         if !self.plausible_fp() {
-            return Next::End(StackEnd::NoTable);
+            if !self.switched || !self.sane_fp() {
+                return Next::End(StackEnd::NoTable);
+            }
+            // The stack that was left lies below. From here on "above" is counted there.
+            self.left_stack = true;
+            self.registers.sp = now.fp;
         }
         match (self.snapshot.read(now.fp), self.snapshot.read(now.fp.wrapping_add(8))) {
             (Ok(_), Ok(0)) => Next::End(StackEnd::Root),
@@ -232,22 +240,29 @@ impl<'a> Walk<'a> {
                 self.checked(UserRegisters { pc, sp: now.fp.saturating_add(16), fp, lr: pc })
             }
             (Ok(_), Ok(_)) => Next::End(StackEnd::NoTable),
-            _ if now.fp.wrapping_sub(self.snapshot.start) < MAX_STACK_BYTES => Next::End(self.missing(Miss::Above)),
+            _ if self.left_stack || now.fp.wrapping_sub(self.snapshot.start) < MAX_STACK_BYTES => {
+                Next::End(self.missing(Miss::Above))
+            }
             _ => Next::End(StackEnd::NoTable),
         }
     }
 
     /// Aligned, and not below the stack pointer.
     fn plausible_fp(&self) -> bool {
+        self.registers.fp >= self.registers.sp && self.sane_fp()
+    }
+
+    /// Aligned, and somewhere.
+    fn sane_fp(&self) -> bool {
         let fp = self.registers.fp;
-        fp.is_multiple_of(8) && fp >= self.registers.sp && (LOWEST_SP..u64::MAX - 64).contains(&fp)
+        fp.is_multiple_of(8) && (LOWEST_SP..u64::MAX - 64).contains(&fp)
     }
 
     fn missing(&self, miss: Miss) -> StackEnd {
         match miss {
             Miss::Above => StackEnd::TruncatedSnapshot,
             // The handler ran on a stack of its own, and the snapshot is of that one.
-            Miss::Below if self.crossed_signal => StackEnd::TruncatedSnapshot,
+            Miss::Below if self.left_stack => StackEnd::TruncatedSnapshot,
             Miss::Below => StackEnd::BadFrame,
         }
     }

@@ -54,18 +54,19 @@ impl<'a> Layer<'a> {
         Self { pieces: separated(pieces), told: Told::Rules(list) }
     }
 
-    /// What Go's own table tells of leaves.
-    pub(super) fn of_go(blob: &Blob) -> Self {
+    /// What Go's own table tells of leaves in functions that go over to another stack, or of those in all others.
+    pub(super) fn of_go(blob: &Blob, switching: bool) -> Self {
         let rows = blob.distances.as_chunks::<INDEX_ROW_BYTES>().0;
-        let ends = rows.iter().skip(1).map(|row| index_row(row).0).chain([u32::MAX]);
+        let ends = rows.iter().skip(1).map(|row| go::of_row(row).0).chain([u32::MAX]);
+        let kind = if switching { unwind_table::Kind::SWITCH } else { unwind_table::Kind::LEAF };
         let base = blob.base;
         let rules = rows.iter().zip(ends).filter_map(|(row, end)| {
-            let (start, distance) = index_row(row);
-            let distance = u32::try_from(distance).ok().filter(|&n| n != go::UNKNOWN)?;
+            let (start, told) = go::of_row(row);
+            let distance = told.filter(|place| place.switches == switching)?.distance;
             let cfa = i64::from(distance) + 8;
             // Where a frame pointer was saved, it lies right below the return address.
             let fp = if distance >= 8 { Slot::Cfa(-16) } else { Slot::Kept };
-            let rule = Rule::new(unwind_table::Kind::LEAF, cfa, fp, Some(-8))?;
+            let rule = Rule::new(kind, cfa, fp, Some(-8))?;
             Some((base + u64::from(start)..base + u64::from(end), rule))
         });
         Self::of_rules(rules, base)

@@ -1,8 +1,8 @@
 //! From the unwind information of a file to the table that the kernel walks by.
 //!
 //! Layers tell, in this order: what is known of a few functions whatever their tables say (restorers of signal handlers, the
-//! entry function), `.eh_frame`, `.debug_frame`, that of a separate debug file, functions that are the outermost where nothing
-//! else tells, Go's own table (leaves only). What no layer tells of is a gap.
+//! entry function; those of Go that go over to another stack), `.eh_frame`, `.debug_frame`, that of a separate debug file,
+//! functions that are the outermost where nothing else tells, Go's own table (leaves only). What no layer tells of is a gap.
 //!
 //! **In**: what [`crate::extract`] made of a file, and of its debug file: hostile bytes. **Out**: [`FileTable`], and what of
 //! the file it does not follow. **Units**: ELF addresses. **Limits**: those of `cfi`, `Builder` and [`FileTable`]; all
@@ -101,7 +101,7 @@ fn compile_blob<M: Numbers>(blob: &Blob, debug: Option<&Blob>, restorer_bytes: u
     let restorers =
         blob.restorers.iter().map(|&at| (at.saturating_sub(1)..at.saturating_add(restorer_bytes), Rule::SIGNAL));
     let lonely = blob.roots.iter().map(|root| (root.range.clone(), Rule::END));
-    let mut layers = vec![Layer::of_rules(always.chain(restorers), blob.base)];
+    let mut layers = vec![Layer::of_rules(always.chain(restorers), blob.base), Layer::of_go(blob, true)];
     if let Some(section) = &blob.eh_frame {
         layers.push(Layer::of_section::<M>(Kind::EhFrame, blob, section));
     }
@@ -114,7 +114,7 @@ fn compile_blob<M: Numbers>(blob: &Blob, debug: Option<&Blob>, restorer_bytes: u
         layers.push(Layer::of_section::<M>(Kind::DebugFrame, debug, section));
     }
     layers.push(Layer::of_rules(lonely, blob.base));
-    layers.push(Layer::of_go(blob));
+    layers.push(Layer::of_go(blob, false));
 
     let sections = [&blob.eh_frame, &blob.debug_frame].into_iter().chain(debug.map(|debug| &debug.debug_frame));
     let bytes: u64 = sections.flatten().map(|section| section.bytes.len() as u64).sum();

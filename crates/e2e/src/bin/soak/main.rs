@@ -22,6 +22,9 @@ use watch::{Look, Watch};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
+/// What the agent remembers on purpose, for the page and of processes that are gone, it forgets after this share of the time: within
+/// the warm-up, so that what still grows then is a leak.
+const KEPT_SHARE: u32 = 5;
 /// After the farm has ended, the agent has so long to forget its processes.
 const FORGETTING: Duration = Duration::from_secs(15);
 
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
 fn run(words: &[String]) -> Result<()> {
     let [minutes, hz] = words else { anyhow::bail!("soak MINUTES HZ") };
     let lasting = Duration::from_secs(minutes.parse::<u64>()? * 60);
+    let kept = format!("{}s", (lasting / KEPT_SHARE).as_secs().max(60));
     let folder = paths::scratch("soak-farm")?;
     let collector = Collector::start(&folder)?;
     let agent = Setup::new("agent", &folder)?
@@ -46,6 +50,8 @@ fn run(words: &[String]) -> Result<()> {
         .env("OTEL_METRICS_EXPORTER", "prometheus,otlp")
         .env("PROFILER_UNWIND_CACHE", folder.join("cache"))
         .env("PROFILER_FREQUENCY", hz)
+        .env("PROFILER_KEEP", &kept)
+        .env("PROFILER_IDENTITY_KEEP", &kept)
         .start()?;
     let mut farm = Farm::start(&folder)?;
     let mut watch = Watch::default();
