@@ -69,7 +69,7 @@ pub struct Walk {
     pub frames: u32,
     /// Frames wanted at the most; [`MAX_FRAMES`] bounds it.
     pub limit: u32,
-    /// Signal frames passed.
+    /// How often the stack went on elsewhere: behind a signal, or where it had been left.
     pub signals: u32,
     /// Steps that a frame pointer led or the top of the stack: what an oracle may see differently.
     pub guesses: u32,

@@ -37,6 +37,7 @@ pub(crate) const FOR_TESTS: &[Need] = &[
     need("openssl", "openssl"),
     need("setpriv", "util-linux"),
     need("ip", "iproute2"),
+    need("/lib/systemd/systemd", "systemd"),
     need("curl", "curl"),
     need("dot", "graphviz"),
     need("chromium", "chromium"),
