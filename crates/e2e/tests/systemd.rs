@@ -1,9 +1,10 @@
-//! A host without containers: what systemd runs is named by its units. The manager is a real one, the first process of namespaces
-//! of its own, below a cgroup of its own.
+//! A host without containers: what systemd runs is named by its units. Where the host itself was not started by systemd, a manager is
+//! started as the first process of namespaces of its own, at the root of the host's cgroups.
 #![cfg(feature = "live")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,63 +15,96 @@ use e2e::stacks::Row;
 use e2e::{figure, paths};
 
 /// Two services that run the same program: only the unit tells them apart.
-const UNITS: [&str; 2] = ["hot-path", "other-path"];
-const SERVICE: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sh -c 'while :; do :; done'\n";
-/// The cgroup below which the manager makes its own.
-const CGROUP: &str = "profiler-tests-systemd";
+const UNITS: [&str; 2] = ["profiler-tests-hot", "profiler-tests-other"];
+const PROGRAM: [&str; 3] = ["/bin/sh", "-c", "while :; do :; done"];
+/// Where the host's own manager, if it has one, says so.
+const BOOTED: &str = "/run/systemd/system";
+/// What a manager makes below the root of cgroups.
+const MADE: [&str; 2] = ["init.scope", "system.slice"];
 /// What becomes the manager: with nothing of the host's in its hands but the cgroups of version 2.
 const BECOME_MANAGER: &str = r#"set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 umount --recursive --lazy /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mkdir -p "/sys/fs/cgroup/$1"
-echo 0 > "/sys/fs/cgroup/$1/cgroup.procs"
-exec env -i "PATH=$PATH" container=tests SYSTEMD_LOG_TARGET=console "SYSTEMD_UNIT_PATH=$2" "SYSTEMD_GENERATOR_PATH=$2/none" \
+echo 0 > /sys/fs/cgroup/cgroup.procs
+exec env -i "PATH=$PATH" container=tests SYSTEMD_LOG_TARGET=console "SYSTEMD_UNIT_PATH=$1" "SYSTEMD_GENERATOR_PATH=$1/none" \
     /lib/systemd/systemd --system --unit=both.target"#;
 
-/// The manager and its cgroup, which is gone when it is.
-struct Manager {
-    process: Option<Running>,
-    cgroup: PathBuf,
+/// Whoever runs the services; they are gone when this is.
+enum Manager {
+    /// The host's own.
+    Host { cgroups: PathBuf },
+    /// One of ours, and what it made below the root.
+    Own { process: Option<Running>, cgroups: PathBuf, made: Vec<PathBuf> },
 }
 
 impl Manager {
     fn start(folder: &Path) -> Result<Self> {
+        let cgroups = unified()?;
+        if !Path::new(BOOTED).exists() {
+            return Self::start_own(folder, cgroups);
+        }
+        let host = Self::Host { cgroups };
+        for unit in UNITS {
+            let run = Command::new("systemd-run").args(["--collect", "--unit", unit]).args(PROGRAM).status()?;
+            ensure!(run.success(), "systemd-run: {run}");
+        }
+        Ok(host)
+    }
+
+    fn start_own(folder: &Path, cgroups: PathBuf) -> Result<Self> {
         let units = folder.join("units");
         fs::create_dir_all(&units)?;
+        let [program, option, text] = PROGRAM;
+        let service = format!("[Unit]\nDefaultDependencies=no\n[Service]\nExecStart={program} {option} '{text}'\n");
         for unit in UNITS {
-            fs::write(units.join(format!("{unit}.service")), SERVICE)?;
+            fs::write(units.join(format!("{unit}.service")), &service)?;
         }
         let wants = UNITS.map(|unit| format!("{unit}.service")).join(" ");
         fs::write(units.join("both.target"), format!("[Unit]\nDefaultDependencies=no\nWants={wants}\n"))?;
-        let cgroup = unified()?.join(CGROUP);
+        let made = MADE.map(|name| cgroups.join(name)).into_iter().filter(|path| !path.exists()).collect();
         let namespaces = ["--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"];
         let process = Start::new("systemd", "unshare", folder)
             .args(namespaces)
-            .args(["sh", "-c", BECOME_MANAGER, "manager", CGROUP])
+            .args(["sh", "-c", BECOME_MANAGER, "manager"])
             .args([units])
             .group()
             .start()?;
-        Ok(Self { process: Some(process), cgroup })
+        Ok(Self::Own { process: Some(process), cgroups, made })
     }
 
     /// The processes of a unit, by the ids that they have here.
     fn processes(&self, unit: &str) -> Result<Vec<u32>> {
-        let list = self.cgroup.join("system.slice").join(format!("{unit}.service/cgroup.procs"));
+        let (Self::Host { cgroups } | Self::Own { cgroups, .. }) = self;
+        let list = cgroups.join(format!("system.slice/{unit}.service/cgroup.procs"));
         let text = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
         Ok(text.lines().map(str::parse).collect::<Result<_, _>>()?)
+    }
+
+    fn still_runs(&mut self) -> Result<()> {
+        match self {
+            Self::Own { process: Some(process), .. } => process.still_runs(),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        self.process = None;
-        // The kernel needs a moment to let go of the last process.
-        let _ = wait_for("the cgroup's end", Duration::from_secs(5), || {
-            remove(&self.cgroup);
-            Ok((!self.cgroup.exists()).then_some(()))
-        });
+        match self {
+            Self::Host { .. } => {
+                let _ = Command::new("systemctl").arg("stop").args(UNITS).status();
+            }
+            Self::Own { process, made, .. } => {
+                *process = None;
+                // The kernel needs a moment to let go of the last process.
+                let _ = wait_for("the end of the cgroups", Duration::from_secs(5), || {
+                    made.iter().for_each(|cgroup| remove(cgroup));
+                    Ok(made.iter().all(|cgroup| !cgroup.exists()).then_some(()))
+                });
+            }
+        }
     }
 }
 
@@ -95,9 +129,7 @@ fn services_of_systemd_are_named_by_their_units() -> Result<()> {
     let collector = Collector::start(&folder)?;
     let mut manager = Manager::start(&folder)?;
     let processes = wait_for("the services", Duration::from_secs(30), || {
-        if let Some(process) = &mut manager.process {
-            process.still_runs()?;
-        }
+        manager.still_runs()?;
         let processes = UNITS.map(|unit| manager.processes(unit));
         let [first, second] = processes;
         Ok(match (first?.as_slice(), second?.as_slice()) {

@@ -91,6 +91,10 @@ fn measured(bench: &Bench) -> Result<Costs> {
     };
     let sample: Threads = high.cpu.keys().map(|thread| (thread.clone(), slope(thread))).collect();
     let of_samples = sample.values().sum::<f64>() * low.samples / 1e9;
+    // What lies below the noise is nothing, not less.
+    let one_more = |few: f64, many: f64| ((many - few) / more).max(0.0);
+    let process_mb = one_more(few_cost.rss_mb, many_cost.rss_mb);
+    let process_maps_mb = one_more(few_cost.maps_mb, many_cost.maps_mb);
     Ok(Costs {
         fixed: (low.cpu.values().sum::<f64>() - of_samples).max(0.0),
         sample,
@@ -98,12 +102,12 @@ fn measured(bench: &Bench) -> Result<Costs> {
         warm_ns: high.sample_ns,
         walked_bytes: high.sample_bytes,
         snapshot_bytes: snapshots.sample_bytes,
-        rss_mb: few_cost.rss_mb - (many_cost.rss_mb - few_cost.rss_mb) / more * few as f64,
-        process_mb: (many_cost.rss_mb - few_cost.rss_mb) / more,
-        maps_mb: few_cost.maps_mb - (many_cost.maps_mb - few_cost.maps_mb) / more * few as f64,
-        process_maps_mb: (many_cost.maps_mb - few_cost.maps_mb) / more,
-        process_start: (many_cost.start - few_cost.start) / more,
-        process_rate: ((many_cost.rate - few_cost.rate) / more).max(0.0),
+        rss_mb: few_cost.rss_mb - process_mb * few as f64,
+        process_mb,
+        maps_mb: few_cost.maps_mb - process_maps_mb * few as f64,
+        process_maps_mb,
+        process_start: one_more(few_cost.start, many_cost.start),
+        process_rate: one_more(few_cost.rate, many_cost.rate),
         birth,
     })
 }
