@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use profile::{ObjectId, ObjectInfo};
 use rustc_hash::{FxHashMap, FxHashSet};
-use unwind_table::{FileTable, Placed};
+use unwind_table::Placed;
 
+use super::State;
 use super::queue::{Job, Work};
-use super::{Kernel, State};
+use super::sets::Use;
 use crate::process::MapFile;
 
 /// Heat of one sample.
@@ -22,8 +23,6 @@ const MAX_FAILURES: u32 = 3;
 const IDLE_WINDOWS: u32 = 12;
 /// Windows after which files are tried once more that could not be opened, or whose table could not be had.
 const RETRY_WINDOWS: u32 = 12;
-/// Objects that are remembered as taken off.
-const MAX_TAKEN_OFF: usize = 1 << 16;
 
 /// A name.
 #[derive(Debug, Default)]
@@ -66,15 +65,15 @@ pub(super) struct Object {
     pub(super) info: Arc<ObjectInfo>,
     pub(super) names: FxHashSet<Arc<MapFile>>,
     pub(super) progress: Progress,
+    /// The arena's key of its table, where that is loaded.
+    pub(super) table: Option<u64>,
     pub(super) heat: u64,
     pub(super) is_queued: bool,
-    /// Rows of its loaded table at which a walk ends.
-    pub(super) unsupported_rows: u64,
     idle_windows: u32,
 }
 
 impl Object {
-    fn can_be_loaded(&self) -> bool {
+    pub(super) fn can_be_loaded(&self) -> bool {
         matches!(self.progress, Progress::Unloaded | Progress::Refused(_) | Progress::WithoutTable)
     }
 
@@ -85,7 +84,7 @@ impl Object {
 
 /// What is written of a mapping.
 pub(super) enum Table {
-    At(ObjectId, Placed, u64),
+    At(Use, Placed, u64),
     Pending,
     None,
 }
@@ -201,9 +200,9 @@ impl State {
             info: Arc::clone(info),
             names: FxHashSet::default(),
             progress: Progress::Unloaded,
+            table: None,
             heat: 0,
             is_queued: false,
-            unsupported_rows: 0,
             idle_windows: 0,
         });
         object.names.insert(Arc::clone(name));
@@ -212,71 +211,6 @@ impl State {
         let written = sets.into_iter().filter(|serial| self.sets.get(serial).is_some_and(|set| set.placed.is_some()));
         let written: Vec<u64> = written.collect();
         self.outdate(written);
-    }
-
-    /// An object's table was fetched; none: it has none.
-    pub(crate) fn load(&mut self, id: ObjectId, table: Option<&FileTable>, kernel: &mut impl Kernel) {
-        let Some(object) = self.objects.get_mut(&id) else { return };
-        object.is_queued = false;
-        let (heat, before) = (object.heat, object.progress);
-        if !object.can_be_loaded() {
-            return;
-        }
-        let progress = match table {
-            None => Progress::WithoutTable,
-            Some(table) if self.place(id, table, heat, kernel) => Progress::Loaded,
-            Some(_) => {
-                self.refused_files += 1;
-                Progress::Refused(heat)
-            }
-        };
-        if let Some(object) = self.objects.get_mut(&id) {
-            object.progress = progress;
-            object.unsupported_rows = table.map_or(0, FileTable::unsupported_rows);
-            let (path, rows) = (&object.info.path, table.map_or(0, FileTable::rows));
-            tracing::debug!(file = %path, rows, unsupported = object.unsupported_rows, ?progress, "a file's table");
-        } else {
-            // Its last process was found gone while room was made.
-            self.arena.evict(id.0, self.epoch);
-        }
-        if progress != before && (before == Progress::WithoutTable || !matches!(progress, Progress::Refused(_))) {
-            self.outdate_users(id);
-        }
-    }
-
-    /// A file's table is wrong: samples that come through it carry snapshots from now on.
-    pub(crate) fn take_off(&mut self, id: ObjectId) {
-        let marked = self.objects.values().filter(|object| object.progress == Progress::TakenOff).count();
-        let Some(object) = self.objects.get_mut(&id) else { return };
-        if object.progress == Progress::TakenOff || marked >= MAX_TAKEN_OFF {
-            return;
-        }
-        object.progress = Progress::TakenOff;
-        self.taken_off += 1;
-        self.arena.evict(id.0, self.epoch);
-        self.disuse(id);
-    }
-
-    /// An object's table left the shards: nobody counts as its user any more, and who was is written anew.
-    pub(super) fn disuse(&mut self, id: ObjectId) {
-        for serial in self.users(id) {
-            if let Some(set) = self.sets.get_mut(&serial) {
-                set.uses.retain(|&used| used != id);
-            }
-        }
-        self.outdate_users(id);
-    }
-
-    fn outdate_users(&mut self, id: ObjectId) {
-        let users = self.users(id);
-        self.outdate(users);
-    }
-
-    /// The sets that map an object.
-    fn users(&self, id: ObjectId) -> Vec<u64> {
-        let names = self.objects.get(&id).map(|object| &object.names);
-        let files = names.into_iter().flatten().filter_map(|name| self.files.get(name));
-        files.flat_map(|file| file.sets.iter().copied()).collect()
     }
 
     /// A set does not map a file any more.
@@ -302,20 +236,27 @@ impl State {
     /// Windows were closed, with so many samples of each object.
     pub(crate) fn windows(&mut self, count: u32, samples: &FxHashMap<ObjectId, u64>) {
         let mut idle = Vec::new();
+        let mut heats: FxHashMap<u64, u64> = FxHashMap::default();
         for (id, object) in &mut self.objects {
             let new = samples.get(id).copied().unwrap_or(0).saturating_mul(SAMPLE_HEAT);
             object.heat = (object.heat >> count.min(63)).saturating_add(new);
-            self.arena.set_heat(id.0, object.heat);
+            if let Some(key) = object.table {
+                let heat = heats.entry(key).or_default();
+                *heat = heat.saturating_add(object.heat);
+            }
             object.idle_windows = if object.names.is_empty() { object.idle_windows.saturating_add(count) } else { 0 };
             if object.idle_windows >= IDLE_WINDOWS && object.progress == Progress::Loaded {
                 idle.push(*id);
             }
         }
+        for (key, heat) in heats {
+            self.arena.set_heat(key, heat);
+        }
         for file in self.files.values_mut() {
             file.heat >>= count.min(63);
         }
         for id in idle {
-            self.arena.evict(id.0, self.epoch);
+            self.unload(id);
             self.evicted += 1;
             self.objects.remove(&id);
         }

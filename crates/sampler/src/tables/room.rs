@@ -5,10 +5,8 @@
 //!
 //! **Units**: bytes. **Limits**: the shards that there may be, of which [`RESERVE_BYTES`] stay for mappings.
 
-use profile::ObjectId;
 use unwind_table::{FileTable, SHARD_BYTES};
 
-use super::files::Progress;
 use super::{Kernel, State};
 
 /// Room that files leave to mappings.
@@ -19,15 +17,15 @@ const COLLECT_BYTES: u64 = 64 << 10;
 const ATTEMPTS: u64 = 3;
 
 impl State {
-    /// Places a table. False where there is no room for it.
-    pub(super) fn place(&mut self, id: ObjectId, table: &FileTable, heat: u64, kernel: &mut impl Kernel) -> bool {
+    /// Places a table under a new key. False where there is no room for it.
+    pub(super) fn place(&mut self, key: u64, table: &FileTable, heat: u64, kernel: &mut impl Kernel) -> bool {
         let bytes = table.bytes() as u64;
         for attempt in 0..ATTEMPTS {
             // A file gives way to one only that is twice as hot, so that two of them do not take turns.
             if !self.make_room(bytes.saturating_add(RESERVE_BYTES << attempt), heat / 2, kernel) {
                 return false;
             }
-            if self.arena.load(id.0, table, heat, kernel).is_ok() {
+            if self.arena.load(key, table, heat, kernel).is_ok() {
                 return true;
             }
         }
@@ -53,14 +51,10 @@ impl State {
         }
         let evicted = self.arena.make_room(bytes, heat, self.epoch);
         for &key in &evicted {
-            let id = ObjectId(key);
             self.evicted += 1;
-            self.disuse(id);
-            if let Some(object) = self.objects.get_mut(&id) {
-                object.progress = Progress::Unloaded;
-                if object.names.is_empty() {
-                    self.objects.remove(&id);
-                }
+            for id in self.shared.remove(key) {
+                self.disuse(id);
+                self.has_lost_table(id);
             }
         }
         !evicted.is_empty() && self.collect(kernel) && self.arena.fits(bytes)

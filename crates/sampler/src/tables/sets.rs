@@ -13,8 +13,15 @@ use super::files::Table;
 use super::{Kernel, State};
 use crate::process::{FileKind, MapSet, Mapping as Mapped};
 
-/// A place and a number of mappings, and the files that they name.
-type Written = ((Place, u32), Vec<ObjectId>);
+/// A place and a number of mappings, and the tables that they name.
+type Written = ((Place, u32), Vec<Use>);
+
+/// A table that mappings name, and for which object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
+    pub(super) object: ObjectId,
+    pub(super) key: u64,
+}
 
 /// A set that a published process has.
 #[derive(Debug)]
@@ -23,8 +30,8 @@ pub(super) struct Set {
     pub(super) processes: FxHashSet<u32>,
     /// Where its mappings are, and how many.
     pub(super) placed: Option<(Place, u32)>,
-    /// Files whose tables these name.
-    pub(super) uses: Vec<ObjectId>,
+    /// Tables that these name.
+    pub(super) uses: Vec<Use>,
 }
 
 /// Whether a mapping may have a table.
@@ -74,11 +81,11 @@ impl State {
             return false;
         };
         let old = set.placed.replace(placed);
-        for object in std::mem::replace(&mut set.uses, uses) {
-            self.arena.release(object.0);
+        for before in std::mem::replace(&mut set.uses, uses) {
+            self.arena.release(before.key);
         }
-        for &object in &set.uses {
-            self.arena.acquire(object.0);
+        for now in &set.uses {
+            self.arena.acquire(now.key);
         }
         for tgid in processes {
             self.publish_anew(tgid, serial, kernel);
@@ -137,8 +144,8 @@ impl State {
         }
         self.stale.remove(&serial);
         let Some(set) = self.sets.remove(&serial) else { return };
-        for object in &set.uses {
-            self.arena.release(object.0);
+        for before in &set.uses {
+            self.arena.release(before.key);
         }
         if let Some((place, _)) = set.placed {
             self.arena.free_mappings(place, self.epoch);
@@ -148,8 +155,8 @@ impl State {
         }
     }
 
-    /// A set's mappings as they are written now, and the files whose tables they name.
-    fn mappings(&self, maps: &MapSet) -> (Vec<Mapping>, Vec<ObjectId>) {
+    /// A set's mappings as they are written now, and the tables that they name.
+    fn mappings(&self, maps: &MapSet) -> (Vec<Mapping>, Vec<Use>) {
         let most = usize::try_from(MAX_MAPPINGS).unwrap_or(usize::MAX);
         let all = maps.list();
         let with_files_only = all.len() > most;
@@ -160,10 +167,10 @@ impl State {
         for mapping in all.iter().filter(|mapping| !with_files_only || has_file(mapping)) {
             let (start, end) = (mapping.start, mapping.end);
             match self.table_of(mapping) {
-                Table::At(object, placed, bias) => {
+                Table::At(used, placed, bias) => {
                     mappings.push(placed.mapping(start, end, bias));
-                    if !uses.contains(&object) {
-                        uses.push(object);
+                    if !uses.contains(&used) {
+                        uses.push(used);
                     }
                     blank_end = None;
                 }
@@ -194,10 +201,11 @@ impl State {
         if object.is_without_table() {
             return Table::None;
         }
-        let Some(placed) = self.arena.placed(object.info.id.0) else { return Table::Pending };
+        let table = object.table.and_then(|key| Some((key, self.arena.placed(key)?)));
+        let Some((key, placed)) = table else { return Table::Pending };
         // The kernel's own object starts with its first byte, whatever the record says.
         let offset = if mapping.file.kind == FileKind::Vdso { 0 } else { mapping.offset };
         bias(&object.info.segments, mapping.start, mapping.end, offset)
-            .map_or(Table::None, |bias| Table::At(object.info.id, placed, bias))
+            .map_or(Table::None, |bias| Table::At(Use { object: object.info.id, key }, placed, bias))
     }
 }

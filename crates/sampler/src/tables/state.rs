@@ -16,6 +16,7 @@ use super::desk::{Mapped, Why};
 use super::files::{File, Object, Progress};
 use super::queue::Queue;
 use super::sets::Set;
+use super::shared::Shared;
 use super::{Kernel, TablesCounted};
 use crate::kernel::KernelError;
 use crate::process::MapFile;
@@ -32,6 +33,8 @@ pub(super) struct Process {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(super) arena: Arena,
+    /// Whose tables are in the arena.
+    pub(super) shared: Shared,
     /// Those that are published: all that the kernel side holds, but for some that executed a program a moment ago.
     pub(super) processes: FxHashMap<u32, Process>,
     pub(super) sets: FxHashMap<u64, Set>,
@@ -60,6 +63,7 @@ impl State {
     pub(crate) fn new() -> Self {
         Self {
             arena: Arena::new(0),
+            shared: Shared::default(),
             processes: FxHashMap::default(),
             sets: FxHashMap::default(),
             files: FxHashMap::default(),
@@ -219,15 +223,15 @@ impl State {
     pub(crate) fn count(&self, kernel: &impl Kernel, counted: &TablesCounted) {
         let store = |counter: &std::sync::atomic::AtomicU64, value: u64| counter.store(value, Ordering::Relaxed);
         let arena = self.arena.stats();
-        store(&counted.files_loaded, arena.files);
+        let loaded = self.objects.values().filter(|object| object.progress == Progress::Loaded);
+        store(&counted.files_loaded, loaded.count() as u64);
         store(&counted.files_pending, self.queue.len() as u64);
         store(&counted.files_evicted, self.evicted);
         store(&counted.files_refused, self.refused_files);
         store(&counted.files_taken_off, self.taken_off);
         let without = self.objects.values().filter(|object| object.is_without_table()).count();
         store(&counted.files_without_table, without as u64);
-        let loaded = self.objects.values().filter(|object| object.progress == Progress::Loaded);
-        store(&counted.unsupported_rows, loaded.map(|object| object.unsupported_rows).sum());
+        store(&counted.unsupported_rows, self.shared.unsupported_rows());
         store(&counted.processes_published, self.processes.len() as u64);
         store(&counted.processes_refused, self.refused_processes);
         store(&counted.table_bytes, arena.total_bytes - arena.free_bytes);

@@ -11,6 +11,7 @@ use unwind_table::{Builder, End, FileTable, Kind, Rule, Slot};
 use super::desk::Why;
 use super::fakes::FakeKernel;
 use super::queue::Work;
+use super::shared::Content;
 use super::{Mapped, State};
 use crate::process::{MapBudget, MapFile, MapSet, Mapping};
 
@@ -25,6 +26,17 @@ const CODE: u64 = 0x1000;
 /// 64 KiB pieces of code of a file; about 20 KB of table each.
 fn pieces(inode: u64) -> u64 {
     [3, 8, 16, 24, 5][usize::try_from(inode % 5).unwrap()]
+}
+
+/// Files 7 and 8 are copies of 2 and 3.
+fn original(object: ObjectId) -> ObjectId {
+    ObjectId(if matches!(object.0 % FILES, 7 | 8) { object.0 - 5 } else { object.0 })
+}
+
+/// What is known of an object's content: of some nothing is.
+fn content(object: ObjectId) -> Option<Content> {
+    let original = original(object).0;
+    matches!(original % FILES, 2 | 3).then(|| [u8::try_from(original).unwrap(); 32])
 }
 
 /// The table of an object: its rows are told by its number. Objects of the same inode are of the same size.
@@ -44,7 +56,7 @@ fn table(object: ObjectId) -> &'static FileTable {
 
 /// The words of a frame in an object's code, by the row.
 fn frame(object: ObjectId, row: u64) -> u64 {
-    (object.0 * 3 + row * 31) % 60 + 1
+    (original(object).0 * 3 + row * 31) % 60 + 1
 }
 
 fn info(object: ObjectId) -> Arc<ObjectInfo> {
@@ -101,7 +113,9 @@ fn work(state: &mut State, kernel: &mut FakeKernel, object_of: impl Fn(u64) -> O
             true
         }
         Some(Work::Load { object }) => {
-            state.load(object, Some(table(object)), kernel);
+            if !state.share(object, content(object)) {
+                state.load(object, content(object), Some(table(object)), kernel);
+            }
             true
         }
         None => false,

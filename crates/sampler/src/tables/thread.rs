@@ -119,12 +119,16 @@ impl<S: TableSource> Thread<'_, S> {
                 self.state.opened(&file, &info);
             }
             Some(Work::Load { object }) => {
+                let content = self.source.content(object);
+                if self.state.share(object, content) {
+                    return;
+                }
                 let bytes = self.source.walk_table(object);
                 let table = bytes.as_deref().map(FileTable::parse);
                 let table = table.and_then(|table| {
                     table.inspect_err(|error| tracing::debug!(?object, %error, "a table is not used")).ok()
                 });
-                self.state.load(object, table.as_ref(), kernel);
+                self.state.load(object, content, table.as_ref(), kernel);
             }
             None => (),
         }

@@ -88,6 +88,10 @@ impl TableSource for Paths {
         ObjectSource::object(self, file, tgid, range)
     }
 
+    fn content(&self, _: ObjectId) -> Option<[u8; 32]> {
+        None
+    }
+
     fn walk_table(&self, _: ObjectId) -> Option<Vec<u8>> {
         self.table.as_ref().map(|table| table.to_vec())
     }

@@ -138,7 +138,7 @@ fn a_file_that_cannot_be_opened_counts_as_one_without_a_table_in_the_end() {
     assert!(matches!(state.next_work(), Some(Work::Open { .. })));
     state.opened(&name(0), &info(ObjectId(0)));
     assert!(matches!(state.next_work(), Some(Work::Load { .. })));
-    state.load(ObjectId(0), None, &mut kernel);
+    state.load(ObjectId(0), None, None, &mut kernel);
     settle(&mut state, &mut kernel);
     assert_eq!(found(&kernel, &kernel.published[&5], 0), End::NO_TABLE);
     state.windows(12, &FxHashMap::default());
@@ -200,9 +200,36 @@ fn a_table_whose_last_process_goes_while_room_is_made_for_it_does_not_stay() {
     kernel.executed(6);
     state.wanted(&name(1), 90);
     settle(&mut state, &mut kernel);
-    assert!(!state.processes.contains_key(&6) && state.arena.placed(1).is_none());
+    assert!(!state.processes.contains_key(&6) && !state.objects.contains_key(&ObjectId(1)));
     state.gone(5, &mut kernel);
     state.windows(1000, &FxHashMap::default());
     state.collect(&mut kernel);
     assert_eq!(state.arena.stats().free_bytes, state.arena.stats().total_bytes);
+}
+
+#[test]
+fn copies_of_a_file_have_one_table() {
+    let budget = Arc::new(MapBudget::default());
+    let (mut state, mut kernel) = (State::new(), FakeKernel::new(8));
+    ready(&mut state, &mut kernel, &mapped(5, &maps(&budget, [2]), Why::Sampled), &[2]);
+    ready(&mut state, &mut kernel, &mapped(6, &maps(&budget, [7]), Why::Sampled), &[7]);
+    let ends =
+        |kernel: &FakeKernel| [(5, 2), (6, 7)].map(|(tgid, inode)| found(kernel, &kernel.published[&tgid], inode));
+    state.wanted(&name(2), 1);
+    settle(&mut state, &mut kernel);
+    assert_eq!(ends(&kernel), [End::GOING_ON, End::PENDING]);
+    state.wanted(&name(7), 1);
+    assert!(matches!(state.next_work(), Some(Work::Load { object: ObjectId(7) })));
+    assert!(!state.share(ObjectId(7), None) && !state.share(ObjectId(7), Some([0; 32])));
+    assert!(state.share(ObjectId(7), content(ObjectId(7))), "nothing need be fetched");
+    settle(&mut state, &mut kernel);
+    assert_eq!((ends(&kernel), state.arena.stats().files), ([End::GOING_ON; 2], 1));
+    // What is wrong with one of them may be right for the other: its samples come another way.
+    state.take_off(ObjectId(2));
+    settle(&mut state, &mut kernel);
+    assert_eq!((ends(&kernel), state.arena.stats().files), ([End::PENDING, End::GOING_ON], 1));
+    state.gone(6, &mut kernel);
+    assert_eq!((state.arena.stats().files, state.arena.stats().used_files), (1, 0));
+    state.windows(1000, &FxHashMap::default());
+    assert_eq!(state.arena.stats().files, 0);
 }

@@ -65,7 +65,7 @@ fn check(state: &State, kernel: &FakeKernel, sets: &Sets) {
     for (serial, set) in &state.sets {
         assert!(set.placed.is_some() && !set.processes.is_empty(), "a set that nobody has");
         assert!(set.processes.iter().all(|tgid| state.processes[tgid].serial == *serial));
-        used.extend(set.uses.iter().copied());
+        used.extend(set.uses.iter().map(|used| used.key));
         for mapping in set.maps.list().iter().filter(|mapping| super::super::sets::has_file(mapping)) {
             assert!(state.files[&mapping.file].sets.contains(serial));
         }
@@ -73,7 +73,9 @@ fn check(state: &State, kernel: &FakeKernel, sets: &Sets) {
     assert!(state.processes.values().all(|process| state.sets.contains_key(&process.serial)));
     assert!(state.files.values().all(|file| !file.sets.is_empty()));
     assert_eq!(state.arena.stats().used_files, used.len() as u64, "{used:?}");
-    assert!(used.iter().all(|object| state.arena.placed(object.0).is_some()));
+    assert!(used.iter().all(|&key| state.arena.placed(key).is_some()));
+    let loaded = state.objects.values().filter_map(|object| object.table);
+    assert_eq!(loaded.collect::<BTreeSet<_>>().len() as u64, state.arena.stats().files);
 }
 
 proptest! {
