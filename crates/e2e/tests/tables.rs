@@ -3,6 +3,7 @@
 #![cfg(feature = "live")]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread::sleep;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::agent::{Agent, Setup};
-use e2e::process::{Running, Start, free_port};
+use e2e::process::{Running, Start, free_port, wait_for};
 use e2e::stacks::{Stacks, percent};
 use e2e::walks::Walks;
 use e2e::{figure, paths, stock};
@@ -185,4 +186,31 @@ fn differences(log: &str) -> BTreeMap<String, u64> {
         *causes.entry(format!("{} at {}", text("file"), text("led_on"))).or_default() += 1;
     }
     causes
+}
+
+/// As containers of one image have them: other files, the same content.
+#[test]
+fn copies_of_a_program_have_one_table() -> Result<()> {
+    let folder = paths::scratch("tables-copies")?;
+    let agent = agent(&folder)?;
+    let program = fs::canonicalize("/usr/bin/python3")?;
+    let mut running = Vec::new();
+    let mut took = Vec::new();
+    for name in ["first", "second"] {
+        let copy = folder.join(format!("python3-{name}"));
+        fs::copy(&program, &copy)?;
+        let before = agent.scrape()?.sum("profiler_unwind_tables_bytes")?;
+        running.push(Start::new(name, &copy, &folder).args(["-c", "while True: sum(range(1000))"]).start()?);
+        wait_for("a second in which every sample is walked", Duration::from_secs(30), || {
+            let before = Walks::of(&agent.scrape()?)?;
+            sleep(Duration::from_secs(1));
+            let walks = Walks::of(&agent.scrape()?)? - &before;
+            Ok((walks.walked > 50 && walks.all_bridged() == 0).then_some(()))
+        })?;
+        took.push(agent.scrape()?.sum("profiler_unwind_tables_bytes")? - before);
+    }
+    figure(format!("kernel memory of tables, bytes: the first copy {}, the second {} more", took[0], took[1]));
+    ensure!(took[1] * 4.0 < took[0], "the second copy has a table of its own");
+    agent.stop()?.success()?;
+    Ok(())
 }
