@@ -96,7 +96,7 @@ fn libraries_in_turn_at_one_address_lend_each_other_no_function() -> Result<()> 
 
 #[test]
 fn code_mapped_over_other_code_lends_it_no_function() -> Result<()> {
-    plugins("remap", 500, 75.0)?;
+    plugins("remap", 1000, 75.0)?;
     plugins("remap", 20, 10.0)?;
     plugins("remap", 2, 10.0)
 }
