@@ -4,47 +4,52 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use e2e::cluster::overlay::Overlay;
-use e2e::cluster::{self, Cluster, Pod};
+use e2e::cluster;
+use e2e::cluster::overlay::{NAMESPACE, Overlay};
 use e2e::figure;
 use e2e::process::wait_for;
 use e2e::pyroscope::Pyroscope;
+use serde_json::Value;
 
 /// The workload's hot function, and its container.
 const HOT: (&str, &str) = ("shop::price_cart", "prices");
 
-/// The agent names the workload's samples by pod, container and service.
-fn names(cluster: &Cluster, overlay: &str, pod: &Pod) -> Result<()> {
-    let overlay = Overlay::apply(cluster, overlay)?;
-    let agent = overlay.agent()?;
-    let wanted =
-        [("pod", pod.name.as_str()), ("namespace", "shop"), ("container", HOT.1), ("service_name", "checkout")];
-    let stacks = wait_for("samples with names", Duration::from_secs(60), || {
-        let stacks = agent.pprof(5)?;
-        let named = stacks.only(|r| wanted.iter().all(|(key, value)| r.labels.get(*key).is_some_and(|v| v == value)));
-        if named.with(HOT.0) > 0 { Ok(Some(named)) } else { bail!("{}", stacks.heaviest(6)) }
-    })?;
-    figure(format!("{} of {} samples in {}", stacks.with(HOT.0), stacks.total(), HOT.0));
-    agent.scrape()?.ledger()?.check()?;
-    drop(agent);
-    overlay.delete()
-}
-
-#[test]
-fn privileged_it_names_the_same() -> Result<()> {
-    cluster::with("cluster-privileged", |cluster, _| {
+/// With this overlay the agent names the workload's samples by pod, container and service. `check` looks at its container.
+fn names(test: &str, overlay: &str, check: fn(&Value) -> bool) -> Result<()> {
+    cluster::with(test, |cluster, _| {
         let shop = cluster.apply("shop.yaml")?;
-        names(cluster, "privileged", &cluster.ready_pod("shop", "app=checkout")?)?;
+        let pod = cluster.ready_pod("shop", "app=checkout")?;
+        let overlay = Overlay::apply(cluster, overlay)?;
+        let set = cluster.get(&["daemonset", "profiler", "--namespace", NAMESPACE])?;
+        let container = &set["spec"]["template"]["spec"]["containers"][0];
+        ensure!(check(container), "{container}");
+        let agent = overlay.agent()?;
+        let wanted =
+            [("pod", pod.name.as_str()), ("namespace", "shop"), ("container", HOT.1), ("service_name", "checkout")];
+        let stacks = wait_for("samples with names", Duration::from_secs(60), || {
+            let stacks = agent.pprof(5)?;
+            let named =
+                stacks.only(|r| wanted.iter().all(|(key, value)| r.labels.get(*key).is_some_and(|v| v == value)));
+            if named.with(HOT.0) > 0 { Ok(Some(named)) } else { bail!("{}", stacks.heaviest(6)) }
+        })?;
+        figure(format!("{} of {} samples in {}", stacks.with(HOT.0), stacks.total(), HOT.0));
+        agent.scrape()?.ledger()?.check()?;
+        drop(agent);
+        overlay.delete()?;
         shop.delete()
     })
 }
 
 #[test]
+fn privileged_it_names_the_same() -> Result<()> {
+    names("cluster-privileged", "privileged", |container| container["securityContext"]["privileged"] == true)
+}
+
+/// Its role lets it ask the API server for pods, and the kubelet for nothing.
+#[test]
 fn pods_from_the_api_server_are_named_the_same() -> Result<()> {
-    cluster::with("cluster-api-watch", |cluster, _| {
-        let shop = cluster.apply("shop.yaml")?;
-        names(cluster, "api-watch", &cluster.ready_pod("shop", "app=checkout")?)?;
-        shop.delete()
+    names("cluster-api-watch", "api-watch", |container| {
+        container["env"].as_array().is_some_and(|env| env.iter().any(|v| v["name"] == "PROFILER_KUBERNETES"))
     })
 }
 
