@@ -43,9 +43,12 @@ use crate::store::Store;
 /// The media type of [`Metrics::render`]'s text.
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 
-/// Series of an instrument of [`instruments::MANY_SERIES`]: four states of as many CPUs as Linux knows, where the SDK would stop
-/// at 2000. The SDK makes room for all of them at once: for every instrument that would be four megabytes of memory.
+/// Series of an instrument of [`instruments::MANY_SERIES`]: four states of as many CPUs as Linux knows.
 const MAX_SERIES: usize = 4 * 8192;
+/// Series of every other: both modes of the agent's threads are the most. The SDK makes room for all of them when it makes the
+/// instrument, and left to itself for 2000: 18 MB.
+const FEW_SERIES: usize = 256;
+const _: () = assert!(FEW_SERIES > 2 * (process::MAX_THREAD_SERIES + 1));
 
 /// The instrumentation scope.
 const SCOPE: &str = "profiler";
@@ -157,7 +160,8 @@ fn pipeline(reader: impl MetricReader, resource: Resource) -> (SdkMeterProvider,
         .with_reader(reader)
         .with_view(|it: &Instrument| {
             let many = instruments::MANY_SERIES.contains(&it.name());
-            many.then(|| Stream::builder().with_cardinality_limit(MAX_SERIES).build().ok()).flatten()
+            let most = if many { MAX_SERIES } else { FEW_SERIES };
+            Stream::builder().with_cardinality_limit(most).build().ok()
         })
         .build();
     instruments::register(&provider.meter(SCOPE), &slot);

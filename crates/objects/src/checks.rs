@@ -59,12 +59,17 @@ pub(crate) fn stack(stack: &UserStack, sample: &SampleMeta, batch: &Batch<'_>) -
     Ok(())
 }
 
-/// Whether names may be the answer to so many addresses.
-pub(crate) fn names(names: &[Option<SymbolName>], addresses: usize) -> Result<(), WireError> {
-    let fits = |name: &SymbolName| {
-        !name.name.is_empty() && name.name.len() <= MAX_NAME_BYTES && name.system_name.len() <= MAX_NAME_BYTES
+/// Whether names may be the answer to these addresses.
+pub(crate) fn names(names: &[Option<SymbolName>], addresses: &[u64]) -> Result<(), WireError> {
+    let fits = |(name, address): (&Option<SymbolName>, &u64)| {
+        name.as_ref().is_none_or(|name| {
+            !name.name.is_empty()
+                && name.name.len() <= MAX_NAME_BYTES
+                && name.system_name.len() <= MAX_NAME_BYTES
+                && (name.addresses.is_empty() || name.addresses.contains(address))
+        })
     };
-    if names.len() == addresses && names.iter().flatten().all(fits) {
+    if names.len() == addresses.len() && names.iter().zip(addresses).all(fits) {
         Ok(())
     } else {
         Err(WireError::Malformed("names"))
@@ -122,11 +127,19 @@ mod tests {
 
     #[test]
     fn lists_of_names() {
-        let name = |name: &str| Some(SymbolName { name: name.into(), system_name: String::new() });
-        assert!(names(&[], 0).is_ok() && names(&[name("a"), None], 2).is_ok());
+        let name = |name: &str| Some(SymbolName { name: name.into(), ..SymbolName::default() });
+        let covers = |addresses| name("a").map(|name| SymbolName { addresses, ..name });
+        assert!(names(&[], &[]).is_ok() && names(&[name("a"), None], &[7, 8]).is_ok());
+        assert!(names(&[covers(5..8), covers(8..9)], &[7, 8]).is_ok());
         let long = "x".repeat(MAX_NAME_BYTES + 1);
-        for bad in [vec![name("a")], vec![name("a"), name("")], vec![name("a"), name(&long)], vec![None; 3]] {
-            assert!(names(&bad, 2).is_err());
+        for bad in [
+            vec![name("a")],
+            vec![name("a"), name("")],
+            vec![name("a"), name(&long)],
+            vec![None; 3],
+            vec![covers(7..8), covers(7..8)],
+        ] {
+            assert!(names(&bad, &[7, 8]).is_err());
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) const MAX_REASON_BYTES: usize = 512;
 /// The largest encoded reply to anything but [`Request::Names`].
 pub(crate) const MAX_REPLY_BYTES: usize = 1 << 20;
 /// The largest encoded reply to [`Request::Names`].
-pub(crate) const MAX_NAMES_REPLY_BYTES: usize = MAX_NAMES * (2 * MAX_NAME_BYTES + 16);
+pub(crate) const MAX_NAMES_REPLY_BYTES: usize = MAX_NAMES * (2 * MAX_NAME_BYTES + 40);
 
 /// From the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -235,7 +235,14 @@ mod tests {
         let stacks = Reply::Stacks(vec![stack; STACKS_PER_REPLY as usize]);
         assert!(postcard::to_stdvec(&stacks).unwrap().len() <= MAX_REPLY_BYTES);
         let name = "x".repeat(MAX_NAME_BYTES);
-        let names = Reply::Names(vec![Some(SymbolName { name: name.clone(), system_name: name }); MAX_NAMES]);
+        let names = Reply::Names(vec![
+            Some(SymbolName {
+                name: name.clone(),
+                system_name: name,
+                addresses: u64::MAX - 1..u64::MAX
+            });
+            MAX_NAMES
+        ]);
         assert!(postcard::to_stdvec(&names).unwrap().len() <= MAX_NAMES_REPLY_BYTES);
         let max = Segment { elf_address: u64::MAX, file_offset: u64::MAX, file_bytes: u64::MAX, executable: true };
         let text = "x".repeat(MAX_BUILD_ID_CHARS);

@@ -187,7 +187,7 @@ mod tests {
             p.locations.push(Location {
                 mapping: Some(0),
                 address: u64::from(*n),
-                lines: vec![Line { function, line: 0 }],
+                lines: std::iter::once(Line { function, line: 0 }).collect(),
                 kind: LocationKind::Native,
                 named: true,
             });

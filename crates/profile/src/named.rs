@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 use crate::{BuildId, Owner, Span};
 
@@ -70,6 +71,9 @@ pub enum LocationKind {
     Cut,
 }
 
+/// The functions at one address: nearly always one, for which nothing is allocated.
+pub type Lines = SmallVec<[Line; 2]>;
+
 /// A distinct frame.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Location {
@@ -78,7 +82,7 @@ pub struct Location {
     /// The ELF address (kernel: the address; no file: the process's address; cut: 0).
     pub address: u64,
     /// The functions at this address, innermost (inlined) first; at least one.
-    pub lines: Vec<Line>,
+    pub lines: Lines,
     /// What kind of code it is.
     pub kind: LocationKind,
     /// The name is a function's, not `binary+0xoffset`.
@@ -149,7 +153,7 @@ impl Profile {
             + self.strings.iter().map(|s| s.len() + 32).sum::<usize>()
             + self.mappings.len() * (size_of::<Mapping>() + 80)
             + self.functions.len() * size_of::<Function>()
-            + self.locations.len() * (size_of::<Location>() + size_of::<Line>() + 16)
+            + self.locations.len() * size_of::<Location>()
             + self.stacks.iter().map(|s| s.len() * 4 + 32).sum::<usize>()
             + self.owners.len() * (size_of::<Owner>() + 16)
             + self.entries.iter().map(|e| size_of::<Entry>() + e.times_unix_ns.len() * 8).sum::<usize>()

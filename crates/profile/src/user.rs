@@ -1,5 +1,7 @@
 //! The user half of a sample on its way through the worker: registers and a piece of stack in, frames out.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ObjectId, StackEnd};
@@ -57,10 +59,12 @@ pub struct UserStack {
 }
 
 /// A function's name, as found in a symbol table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SymbolName {
     /// To show: demangled where it was mangled. Never empty.
     pub name: String,
     /// As the file has it, lossily decoded.
     pub system_name: String,
+    /// The ELF addresses that have this name, among them the one that was asked for; empty where only that one is known to.
+    pub addresses: Range<u64>,
 }

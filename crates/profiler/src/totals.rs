@@ -79,7 +79,7 @@ mod tests {
             locations: vec![Location {
                 mapping: None,
                 address: 1,
-                lines: vec![Line { function: 0, line: 0 }],
+                lines: std::iter::once(Line { function: 0, line: 0 }).collect(),
                 kind: LocationKind::Native,
                 named: true,
             }],

@@ -27,7 +27,7 @@ pub fn demangle(raw: &[u8]) -> SymbolName {
     } else {
         shown(&text, MAX_NAME_BYTES).into_owned()
     };
-    SymbolName { name, system_name: shown(&text, MAX_NAME_BYTES).into_owned() }
+    SymbolName { name, system_name: shown(&text, MAX_NAME_BYTES).into_owned(), ..SymbolName::default() }
 }
 
 #[cfg(test)]

@@ -31,5 +31,6 @@ pub use namer::{NameSource, Namer, NamerCounters, NamerLimits};
 /// Names an ELF address from the bytes that [`table::extract`] made: [`table::lookup`], then [`demangle`].
 #[must_use]
 pub fn name(symbols: &[u8], address: u64) -> Option<profile::SymbolName> {
-    table::lookup(symbols, address).map(|symbol| demangle(symbol.name))
+    let symbol = table::lookup(symbols, address)?;
+    Some(profile::SymbolName { addresses: symbol.addresses, ..demangle(symbol.name) })
 }

@@ -4,8 +4,8 @@
 //! **Out**: [`Profile`]s that pass [`Profile::check`]. **Units**: as in `profile`. **Limits**: [`NamerLimits`]; the
 //! rest is as large as the window, up to [`MAX_WINDOW_LOCATIONS`] distinct frames and [`MAX_WINDOW_TEXT_BYTES`] of new
 //! names; past the first, user frames of one file are one frame without an address; past the second, names are short.
-//! Each distinct frame of a window is named once, and an address of a file is asked for once as long as the cache holds
-//! it.
+//! Each distinct frame of a window is named once, and a function's name is asked for in one window as long as the
+//! cache holds it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,13 +50,13 @@ impl NameSource for objects::Objects {
 /// Bounds of a [`Namer`].
 #[derive(Clone, Copy, Debug)]
 pub struct NamerLimits {
-    /// Addresses in the cache of names: some 60 bytes each, and the names.
-    pub cached_addresses: usize,
+    /// Names in the cache: some 80 bytes each, and the texts.
+    pub cached_names: usize,
 }
 
 impl Default for NamerLimits {
     fn default() -> Self {
-        Self { cached_addresses: 1 << 17 }
+        Self { cached_names: 1 << 16 }
     }
 }
 
@@ -93,7 +93,7 @@ impl Namer {
     /// Has an empty cache.
     #[must_use]
     pub fn new(kernel: KernelSymbols, limits: NamerLimits) -> Self {
-        let cache = Cache::new(limits.cached_addresses);
+        let cache = Cache::new(limits.cached_names);
         let mut namer = Self { kernel: KernelSymbols::default(), cache, counters: Arc::default() };
         namer.replace_kernel(kernel);
         namer
@@ -175,7 +175,10 @@ impl Namer {
                         (name, system)
                     });
                     let text = text.as_ref().map(|(name, system)| (&**name, &**system));
-                    if let Some(named) = self.cache.put((object, address), text) {
+                    let covered = answer.as_ref().map_or(0..0, |a| a.addresses.clone());
+                    let only = address.0..address.0.saturating_add(1);
+                    let covered = if covered.contains(&address.0) { covered } else { only };
+                    if let Some(named) = self.cache.put(object, covered, text) {
                         names.insert((object, address), named);
                     }
                 }

@@ -10,6 +10,8 @@
 //! **In** (of [`lookup`]): bytes that a worker made from a hostile file: every number in them is checked where it is
 //! used. **Out**: a name of the table. **Units**: ELF addresses. **Limits**: [`Limits`].
 
+use std::ops::Range;
+
 use object::read::ReadRef;
 
 use crate::build;
@@ -57,13 +59,12 @@ pub enum TableError {
 }
 
 /// A symbol as the table has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSymbol<'a> {
     /// The name's bytes; never empty.
     pub name: &'a [u8],
-    /// The first ELF address of the range that was found. Where functions are nested it may lie behind the
-    /// function's start.
-    pub address: u64,
+    /// The ELF addresses of the range that was found. Where functions are nested it may be a part of the function.
+    pub addresses: Range<u64>,
 }
 
 /// Makes the table of a file's function symbols: of `.symtab`, or where that is stripped of `.dynsym` and of what a Go
@@ -126,7 +127,9 @@ pub fn lookup(table: &[u8], address: u64) -> Option<RawSymbol<'_>> {
         return None;
     }
     let name = names.get(name as usize..)?.split(|&b| b == 0).next()?;
-    (!name.is_empty()).then_some(RawSymbol { name, address: base.checked_add(u64::from(start))? })
+    let first = base.checked_add(u64::from(start))?;
+    let addresses = first..first.saturating_add(u64::from(bytes));
+    (!name.is_empty()).then_some(RawSymbol { name, addresses })
 }
 
 /// The number of rows of a table.

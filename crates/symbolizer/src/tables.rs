@@ -92,7 +92,8 @@ impl Tables {
         function: u32,
         (kind, named): (LocationKind, bool),
     ) -> u32 {
-        let location = Location { mapping, address, lines: vec![Line { function, line: 0 }], kind, named };
+        let location =
+            Location { mapping, address, lines: std::iter::once(Line { function, line: 0 }).collect(), kind, named };
         self.locations.put(&location, || location.clone())
     }
 
@@ -122,18 +123,25 @@ impl Tables {
         }
     }
 
+    /// The profile, in no more memory than it needs: it may be kept for the page.
     pub(crate) fn into_profile(self, span: Span, period_ns: u64) -> Profile {
         Profile {
             span,
             period_ns,
-            strings: self.strings.rows,
-            mappings: self.mappings.rows,
-            functions: self.functions.rows,
-            locations: self.locations.rows,
-            stacks: self.stacks.rows,
+            strings: fitting(self.strings.rows),
+            mappings: fitting(self.mappings.rows),
+            functions: fitting(self.functions.rows),
+            locations: fitting(self.locations.rows),
+            stacks: fitting(self.stacks.rows),
             owners: self.owners,
             owner_mappings: self.owner_mappings,
-            entries: self.entries,
+            entries: fitting(self.entries),
         }
     }
+}
+
+/// Rows without room for more.
+fn fitting<T>(mut rows: Vec<T>) -> Vec<T> {
+    rows.shrink_to_fit();
+    rows
 }

@@ -32,7 +32,7 @@ impl NameSource for Source {
     fn names(&self, object: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
         self.asked.borrow_mut().push((object, addresses.iter().map(|a| a.0).collect()));
         let name = |a: &ElfAddress| {
-            let name = |name: String| SymbolName { system_name: format!("_Z{name}"), name };
+            let name = |name: String| SymbolName { system_name: format!("_Z{name}"), name, ..SymbolName::default() };
             (!a.0.is_multiple_of(7)).then(|| name(format!("f{}_{}", object.0, a.0 / 16)))
         };
         let n = if self.short { addresses.len() / 2 } else { addresses.len() };
@@ -176,7 +176,7 @@ fn a_source_that_answers_too_little_or_nonsense() {
         fn names(&self, _: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
             let name = |a: &ElfAddress| {
                 let name = if a.0.is_multiple_of(2) { String::new() } else { "a\nb".repeat(4000) };
-                Some(SymbolName { name, system_name: String::new() })
+                Some(SymbolName { name, ..SymbolName::default() })
             };
             addresses.iter().chain(addresses).map(name).collect()
         }
@@ -221,7 +221,7 @@ proptest! {
         cached in 1usize..40,
     ) {
         let window = window(entries);
-        let mut namer = Namer::new(kernel(), NamerLimits { cached_addresses: cached });
+        let mut namer = Namer::new(kernel(), NamerLimits { cached_names: cached });
         let first = namer.name(&window, &Source::default());
         prop_assert_eq!(first.check(), Ok(()));
         prop_assert_eq!(first.samples(), window.samples);
@@ -265,7 +265,11 @@ struct Endless;
 impl NameSource for Endless {
     fn names(&self, _: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
         let name = |a: &ElfAddress| {
-            Some(SymbolName { name: format!("{:04000}", a.0), system_name: format!("_{:03999}", a.0) })
+            Some(SymbolName {
+                name: format!("{:04000}", a.0),
+                system_name: format!("_{:03999}", a.0),
+                ..SymbolName::default()
+            })
         };
         addresses.iter().map(name).collect()
     }

@@ -97,7 +97,7 @@ impl Builder {
         let location = Location {
             mapping,
             address: if kind == LocationKind::Cut { 0 } else { 0x1000 + u64::from(function) * 16 },
-            lines: vec![Line { function, line: 0 }],
+            lines: std::iter::once(Line { function, line: 0 }).collect(),
             kind,
             named: !name.contains("+0x"),
         };

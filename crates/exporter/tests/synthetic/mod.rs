@@ -96,7 +96,10 @@ impl Maker {
         // One place per function: the function's number stands for its address.
         let address = if kind == LocationKind::Cut { 0 } else { 0x1000 + u64::from(function) * 0x40 };
         let named = kind != LocationKind::Cut && !name.contains("+0x");
-        put(&mut p.locations, Location { mapping, address, lines: vec![Line { function, line: 0 }], kind, named })
+        put(
+            &mut p.locations,
+            Location { mapping, address, lines: std::iter::once(Line { function, line: 0 }).collect(), kind, named },
+        )
     }
 
     /// The profile.

@@ -228,7 +228,7 @@ impl Client {
             process.channel().send(&request, &[], None, &mut patience)?;
             match receive(process, MAX_NAMES_REPLY_BYTES, &mut patience)? {
                 Reply::Names(names) => {
-                    checks::names(&names, addresses.len())?;
+                    checks::names(&names, addresses)?;
                     Ok(Ok(names))
                 }
                 Reply::Refused(reason) => Ok(Err(reason)),

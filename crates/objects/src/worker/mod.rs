@@ -184,6 +184,7 @@ impl<T: Tools> Server<T> {
                 (!name.name.is_empty()).then(|| SymbolName {
                     name: cut(name.name, MAX_NAME_BYTES),
                     system_name: cut(name.system_name, MAX_NAME_BYTES),
+                    addresses: name.addresses,
                 })
             })
             .collect()

@@ -154,10 +154,14 @@ impl Tools for TestTools {
             "die-names" => std::process::abort(),
             "long-names" => {
                 let name = "ä".repeat(10_000);
-                Some(SymbolName { name: name.clone(), system_name: name })
+                Some(SymbolName { name: name.clone(), system_name: name, ..SymbolName::default() })
             }
-            "empty-names" => Some(SymbolName { name: String::new(), system_name: "x".into() }),
-            text => Some(SymbolName { name: format!("{text}@{address:x}"), system_name: text.into() }),
+            "empty-names" => Some(SymbolName { name: String::new(), system_name: "x".into(), ..SymbolName::default() }),
+            text => Some(SymbolName {
+                name: format!("{text}@{address:x}"),
+                system_name: text.into(),
+                ..SymbolName::default()
+            }),
         }
     }
 }

@@ -100,7 +100,7 @@ pub(super) const STACKS: &[Instrument] = &[
     Instrument {
         name: "profiler.names.cached",
         unit: "{name}",
-        help: "Addresses in the cache of names.",
+        help: "Functions in the cache of names.",
         read: Read::Gauge(|r, out| out(r.snapshot.naming.cached_names, &[])),
     },
     Instrument {
