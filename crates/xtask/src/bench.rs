@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::shell::{repository, say, target};
+use crate::shell::{cargo, repository, say, target};
 use crate::{packages, peers, workloads};
 
 /// What `cargo xtask bench` takes.
@@ -72,12 +72,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         words.extend(["--otel-profiler".to_owned(), path.display().to_string()]);
     }
     measured("bench", &words)
-}
-
-pub(crate) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository());
-    command
 }
 
 /// Builds a part of the workspace.

@@ -18,7 +18,7 @@ use clap::Args;
 use crate::{
     packages::{self, Need},
     peers,
-    shell::{logged, output, repository, say, target, which},
+    shell::{cargo, logged, output, repository, say, target, which},
 };
 
 /// Machines whose registers the program reads, and their objects.
@@ -161,7 +161,7 @@ fn tools(no_install: bool, logs: &Path) -> Result<PathBuf> {
     }
     ensure(NEEDS_OF_LINKER)?;
     say(&format!("building {LINKER} {LINKER_VERSION} (a few minutes)"));
-    let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut install = cargo();
     install
         .args([
             "install",
@@ -210,7 +210,7 @@ fn build(machine: &str, root: &Path, out: &Path, linker: &Path, logs: &Path) -> 
             flags.push(format!("--remap-path-prefix={}=/registry", registry?.path().display()));
         }
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     cargo
         .args(["build", "--release", "--locked", "--target", TARGET])
         .current_dir(root.join("crates/sampler-bpf"))

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::shell::{logged, output, repository, say, target, timed, which};
+use crate::shell::{cargo, logged, output, repository, say, target, timed, which};
 use crate::{packages, peers};
 
 const TOOL: &str = "cargo-fuzz";
@@ -132,7 +132,7 @@ fn tool(no_install: bool, logs: &Path) -> Result<PathBuf> {
     }
     packages::ensure(packages::FOR_TESTS, logs)?;
     say(&format!("building {TOOL} {TOOL_VERSION} (a minute)"));
-    let mut install = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut install = cargo();
     install.args(["install", TOOL, "--locked", "--version", TOOL_VERSION, "--root"]).arg(&folder);
     logged(&mut install, &logs.join("cargo-fuzz.log"))?;
     Ok(own)

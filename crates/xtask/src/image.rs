@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
 use crate::packages::{self, Need};
-use crate::shell::{logged, output, repository, say, target, timed};
+use crate::shell::{cargo, logged, output, repository, say, target, timed};
 use crate::{kernels, peers};
 
 /// What tests call the image.
@@ -165,8 +165,7 @@ impl Store {
 
     /// Builds the image into an archive. What is compiled on the way is kept below `scratch`.
     fn build(&self, archive: &Path, scratch: &Path) -> Result<()> {
-        let mut fetch = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        logged(fetch.args(["fetch", "--locked"]).current_dir(repository()), &self.log)?;
+        logged(cargo().args(["fetch", "--locked"]), &self.log)?;
         let toolchain = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(repository()))?;
         let mut build = self.buildah(&["build-using-dockerfile", "--isolation", "chroot", "--pull-never"]);
         // More than the usual limit of open files is refused on some machines.

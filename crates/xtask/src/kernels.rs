@@ -21,7 +21,7 @@ use clap::Args;
 use crate::{
     packages::{self, Need},
     peers,
-    shell::{logged, output, repository, say, target},
+    shell::{cargo, logged, output, repository, say, target},
 };
 
 /// Debian's suites, and which kernel they have.
@@ -92,10 +92,9 @@ pub(crate) fn run(args: &KernelsArgs) -> Result<()> {
 
 /// A file system in memory whose only program is `vm-init`.
 fn initrd(logs: &Path) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     cargo
         .args(["build", "--quiet", "--release", "--package", "vm-init", "--target", RUST_TARGET])
-        .current_dir(repository())
         // There is no C library in the machine.
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("RUSTFLAGS")

@@ -22,6 +22,19 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
+/// Cargo, in the checkout, as from a shell. What the cargo that runs this program says of its package would have the build scripts
+/// of others run again, and with them all that depends on those.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository());
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|of| name.as_encoded_bytes().starts_with(of.as_bytes())) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Where a program is, as the shell would find it.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::deploy::{self, DeployArgs};
-use crate::shell::{logged, repository, say, shown, target};
+use crate::shell::{cargo, logged, say, shown, target};
 use crate::{cluster, packages, peers, workloads};
 
 /// What `cargo xtask test` takes.
@@ -121,15 +121,9 @@ fn logs() -> PathBuf {
     target().join("xtask-logs")
 }
 
-fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(words).current_dir(repository());
-    command
-}
-
 /// Runs a cargo command whose output nobody reads unless it fails: shown on standard error as it comes.
 fn checked(words: &[&str]) -> Result<()> {
-    let status = cargo(words).status()?;
+    let status = cargo().args(words).status()?;
     if !status.success() {
         bail!("cargo {}: {status}", words.join(" "));
     }
@@ -174,7 +168,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         }
     }
     report.stage("unit and integration tests", |report| {
-        let mut command = cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]);
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--quiet", "--no-fail-fast"]);
         command.args(&args.filter);
         report.cargo_test("unit.log", &mut command).or_else(|e| {
             // A filter that only names end-to-end tests leaves nothing here.
@@ -209,7 +204,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 
 /// The tests of a feature of `e2e`, with what tells them where everything is.
 fn end_to_end(feature: &str, args: &TestArgs, peers: &[(String, PathBuf)]) -> Command {
-    let mut command = cargo(&["test", "--package", "e2e", "--features", feature, "--no-fail-fast"]);
+    let mut command = cargo();
+    command.args(["test", "--package", "e2e", "--features", feature, "--no-fail-fast"]);
     command.arg("--test").arg("*").args(&args.filter).args(["--", "--test-threads=1", "--nocapture"]);
     command.env("E2E_PROFILER", target().join("release/profiler"));
     command.env("E2E_WORKLOADS", workloads::folder()).env("E2E_SCRATCH", target().join("e2e"));
