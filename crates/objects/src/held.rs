@@ -62,11 +62,13 @@ pub(crate) struct Held {
     unwind_bytes: u64,
     symbol_bytes: u64,
     request: u64,
+    /// The request before which unused tables were asked for.
+    asked: u64,
 }
 
 impl Held {
     pub(crate) fn new(budgets: Budgets) -> Self {
-        Self { budgets, objects: FxHashMap::default(), unwind_bytes: 0, symbol_bytes: 0, request: 1 }
+        Self { budgets, objects: FxHashMap::default(), unwind_bytes: 0, symbol_bytes: 0, request: 1, asked: 0 }
     }
 
     /// A new request begins: what was used before may be forgotten.
@@ -107,6 +109,13 @@ impl Held {
             self.unwind_bytes = self.unwind_bytes.saturating_sub(holding.unwind.unwrap_or(0));
             self.symbol_bytes = self.symbol_bytes.saturating_sub(holding.symbols.unwrap_or(0));
         }
+    }
+
+    /// What the worker holds and no request has used since this was asked for the last time.
+    pub(crate) fn unused(&mut self) -> Vec<ObjectId> {
+        let asked = std::mem::replace(&mut self.asked, self.request);
+        let unused = self.objects.iter().filter(|(_, holding)| holding.used <= asked);
+        unused.map(|(object, _)| *object).collect()
     }
 
     /// How `bytes` more of a part can be made to fit.

@@ -37,6 +37,7 @@ mod secret;
 mod shared;
 mod tables;
 mod timed;
+mod unused;
 mod unwinding;
 mod vdso;
 mod walking;

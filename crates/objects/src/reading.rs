@@ -254,6 +254,9 @@ impl Objects {
             TableState::Evicted(wanted, change) => (wanted, change),
             TableState::None => return None,
         };
+        if let Some(tables) = self.kept(object) {
+            return self.registry().restore(object, tables);
+        }
         match self.extract_again(client, &wanted, &change) {
             Ok(tables) => self.registry().restore(object, tables),
             Err(for_good) => {

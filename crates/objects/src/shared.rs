@@ -55,10 +55,16 @@ impl Shared {
         known.filter_map(|known| Some((Arc::clone(&known.extracted), known.tables.upgrade()?))).collect()
     }
 
+    /// Tables with this fingerprint that somebody holds.
+    pub(crate) fn held(&self, wanted: Fingerprint) -> Option<Arc<StoredTables>> {
+        let known = self.by_key.values().flatten().filter(|known| fingerprint(known) == Some(wanted));
+        known.filter_map(|known| known.tables.upgrade()).next()
+    }
+
     /// Remembers a result that has a fingerprint.
     pub(crate) fn insert(&mut self, key: Key, extracted: Arc<Extracted>, tables: &Arc<StoredTables>) {
         if self.results >= MAX_SHARED {
-            self.retain(|_| true);
+            self.prune();
             // Still held, all of them: whoever comes later has to read again.
             if self.results >= MAX_SHARED {
                 return;
@@ -75,6 +81,11 @@ impl Shared {
     /// Forgets a result: no worker gets along with its tables.
     pub(crate) fn forget(&mut self, unwanted: Fingerprint) {
         self.retain(|known| fingerprint(known) != Some(unwanted));
+    }
+
+    /// Forgets results whose tables nobody holds any more.
+    pub(crate) fn prune(&mut self) {
+        self.retain(|_| true);
     }
 
     fn retain(&mut self, mut keep: impl FnMut(&Known) -> bool) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use identity::Identities;
@@ -18,6 +18,9 @@ use symbolizer::{KernelSymbols, NameSource, Namer, NamerCounters, NamerLimits};
 
 /// Windows that may wait for names.
 const WINDOWS_WAITING: usize = 4;
+
+/// Tables of files that were not used for so long, to twice as long, are let go.
+const UNUSED: Duration = Duration::from_secs(120);
 
 /// The running thread.
 pub(crate) struct Naming {
@@ -59,7 +62,7 @@ impl Naming {
         source: Arc<objects::Objects>,
         identities: Arc<Identities>,
         ledger: Arc<Ledger>,
-        sink: impl FnMut(Arc<Profile>) + Send + 'static,
+        mut sink: impl FnMut(Arc<Profile>) + Send + 'static,
     ) -> anyhow::Result<(Self, SyncSender<Window>)> {
         let (sender, receiver) = sync_channel(WINDOWS_WAITING);
         let namer = Namer::new(kernel_symbols(), NamerLimits::default());
@@ -72,6 +75,15 @@ impl Naming {
             .spawn(move || {
                 // Whether it returns or panics, the health check shall know.
                 let _end = OnDrop(Arc::clone(&seen));
+                let mut released = Instant::now();
+                let objects = Arc::clone(&source);
+                let sink = |profile| {
+                    sink(profile);
+                    if released.elapsed() >= UNUSED {
+                        objects.release_unused();
+                        released = Instant::now();
+                    }
+                };
                 name_all(&receiver, namer, &Files(source), &identities, &ledger, &seen, sink);
             })
             .context("cannot start the naming thread")?;

@@ -71,6 +71,12 @@ impl Index {
         found.into_iter().map(|(name, _)| *name).take(MAX_CANDIDATES).collect()
     }
 
+    /// Our producer's entry with the half of a fingerprint that names have.
+    pub(crate) fn of(&self, fingerprint: [u8; 16]) -> Option<Name> {
+        let mut names = self.entries.keys();
+        names.find(|name| name.fingerprint == fingerprint && name.producer == self.producer).copied()
+    }
+
     /// Entries with the half of a fingerprint that names have.
     pub(crate) fn with_fingerprint(&self, fingerprint: [u8; 16]) -> Vec<Name> {
         self.entries.keys().filter(|name| name.fingerprint == fingerprint).copied().collect()

@@ -112,10 +112,23 @@ impl Cache {
     /// Entries for files with this key, the last used first.
     pub(crate) fn candidates(&self, key: Key) -> impl Iterator<Item = Entry> {
         let names = self.inner.index().candidates(key);
-        names.into_iter().filter_map(|name| {
-            let entry = self.inner.folder.entry(&name).map_err(EntryError::Io);
-            self.inner.sound(&name, entry.and_then(|file| Entry::open(name, file)))
-        })
+        names.into_iter().filter_map(|name| self.inner.entry(name))
+    }
+
+    /// Whether there is an entry with this fingerprint.
+    pub(crate) fn has(&self, fingerprint: Fingerprint) -> bool {
+        self.inner.index().of(short(&fingerprint)).is_some()
+    }
+
+    /// What was kept of files with this fingerprint.
+    pub(crate) fn of(&self, fingerprint: Fingerprint) -> Option<(Entry, StoredTables)> {
+        let name = self.inner.index().of(short(&fingerprint))?;
+        let entry = self.inner.entry(name)?;
+        if entry.extracted.covered.as_ref().is_none_or(|covered| covered.fingerprint != fingerprint) {
+            return None;
+        }
+        let tables = self.tables(&entry)?;
+        Some((entry, tables))
     }
 
     /// None of the candidates was a file's.
@@ -184,6 +197,12 @@ impl Drop for Cache {
 impl Inner {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry, if it is sound.
+    fn entry(&self, name: Name) -> Option<Entry> {
+        let file = self.folder.entry(&name).map_err(EntryError::Io);
+        self.sound(&name, file.and_then(|file| Entry::open(name, file)))
     }
 
     /// What was read of an entry, if it is sound; else it is not used again.

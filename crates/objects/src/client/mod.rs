@@ -155,6 +155,27 @@ impl Client {
         self.worker.as_ref().is_some_and(|(_, held)| held.has(object, part))
     }
 
+    /// Whether the worker holds any tables of an object.
+    pub(crate) fn knows(&self, object: ObjectId) -> bool {
+        [Part::Unwind, Part::Symbols].into_iter().any(|part| self.would_hold(object, part))
+    }
+
+    /// Has the worker forget what no request has used since this was called the last time.
+    pub(crate) fn forget_unused(&mut self) {
+        let limit = self.timeouts.load;
+        let Some((_, held)) = &mut self.worker else { return };
+        for object in held.unused() {
+            let forgotten = self.request_of_loaded(|process, held| {
+                held.forgotten(object);
+                call_loaded(process, &Request::Forget { object }, None, limit)
+            });
+            // Then there is no worker, or another one.
+            if matches!(forgotten, Err(Fault::Worker(_) | Fault::Gone | Fault::NoWorker)) {
+                return;
+            }
+        }
+    }
+
     /// Has the worker load an object's tables, after it has forgotten others where its budget asks for that. False
     /// where the request at hand uses too much for that.
     pub(crate) fn load(&mut self, object: ObjectId, tables: &StoredTables, part: Part) -> Result<bool, Fault> {

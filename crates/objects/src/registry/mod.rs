@@ -124,6 +124,8 @@ struct Entry {
     sizes: Option<Sizes>,
     /// Of what they are made of.
     fingerprint: Option<Fingerprint>,
+    /// When its tables were used, or came: as `Registry::uses` counted.
+    tables_used: u64,
     /// Evicted tables are not extracted again before this.
     tables_retry: Duration,
     /// No mapping leads to it, so it is never let go.
@@ -151,6 +153,8 @@ pub(crate) struct Registry {
     entries: FxHashMap<ObjectId, Entry>,
     next_id: u64,
     uses: u64,
+    /// What `uses` was when unused tables were asked for.
+    asked: u64,
     /// How many files use tables that are held, by the tables' number.
     holders: FxHashMap<u64, u32>,
     table_bytes: u64,
@@ -166,6 +170,7 @@ impl Registry {
             entries: FxHashMap::default(),
             next_id: 1,
             uses: 0,
+            asked: 0,
             holders: FxHashMap::default(),
             table_bytes: 0,
             checks_left: CHECKS_PER_SECOND,
@@ -353,6 +358,7 @@ impl Registry {
             tables: None,
             sizes: None,
             fingerprint: None,
+            tables_used: 0,
             tables_retry: Duration::ZERO,
             is_own: false,
             strikes: 0,

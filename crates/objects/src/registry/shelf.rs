@@ -23,7 +23,7 @@ impl Registry {
         self.uses += 1;
         let uses = self.uses;
         let Some(entry) = self.entries.get_mut(&object) else { return TableState::None };
-        entry.used = uses;
+        (entry.used, entry.tables_used) = (uses, uses);
         match (&entry.tables, entry.change) {
             (Some(tables), _) => TableState::Held(Arc::clone(tables)),
             (None, Some(change)) if entry.sizes.is_some() && now.elapsed >= entry.tables_retry => {
@@ -91,7 +91,9 @@ impl Registry {
     pub(super) fn store(&mut self, object: ObjectId, tables: Arc<StoredTables>) {
         self.drop_tables(object);
         let (bytes, serial) = (tables.bytes, tables.serial);
+        self.uses += 1;
         let Some(entry) = self.entries.get_mut(&object) else { return };
+        entry.tables_used = self.uses;
         entry.fingerprint = tables.fingerprint;
         entry.sizes = Some(tables.sizes);
         entry.tables = Some(tables);
@@ -125,7 +127,16 @@ impl Registry {
         }
     }
 
-    pub(super) fn drop_tables(&mut self, object: ObjectId) {
+    /// Objects whose tables are held and were not used since this was asked for the last time, with what they are made of.
+    pub(crate) fn unused(&mut self) -> Vec<(ObjectId, Fingerprint)> {
+        let asked = std::mem::replace(&mut self.asked, self.uses);
+        let held = self.entries.iter().filter(|(_, entry)| entry.tables.is_some() && !entry.is_own);
+        let unused = held.filter(|(_, entry)| entry.tables_used <= asked);
+        unused.filter_map(|(id, entry)| Some((*id, entry.fingerprint?))).collect()
+    }
+
+    /// Lets an object's tables go; they are asked for again when they are needed.
+    pub(crate) fn drop_tables(&mut self, object: ObjectId) {
         if let Some(tables) = self.entries.get_mut(&object).and_then(|entry| entry.tables.take()) {
             let holders = self.holders.get_mut(&tables.serial);
             let left = holders.map_or(0, |holders| {

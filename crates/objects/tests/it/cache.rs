@@ -22,6 +22,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cache::a_directory_that_others_may_write_to_is_refused", refused),
         ("cache::its_bytes_are_bounded", bounded),
         ("cache::tables_that_kill_are_not_kept", deadly),
+        ("cache::unused_tables_go_and_come_back_without_their_file", unused),
+        ("cache::unused_tables_that_are_not_kept_stay", unused_without_a_cache),
     ]
 }
 
@@ -84,6 +86,66 @@ fn warm_start() {
     assert_eq!((stats.extracted, cache.hits, cache.stored, cache.damaged), (0, 21, 0, 0));
     assert!(cache.bytes > 21 * 64);
     assert!(cache.bytes == entries(&directory).iter().map(|entry| fs::metadata(entry).unwrap().len()).sum::<u64>());
+}
+
+fn unused() {
+    let folder = Folder::new();
+    let directory = folder.path("cache");
+    let room = open(&directory);
+    let files = ["a", "b", "c"].map(|name| folder.executable(name, name));
+    let infos = files.each_ref().map(|file| object(&room, file));
+    let name = |at: usize| room.names(infos[at].id, &[ElfAddress(1)]).remove(0).map(|name| name.name);
+    let two = |at: usize| (name(at), room.walk_table(infos[at].id));
+    let before = [0, 1, 2].map(two);
+    assert!(before[0].0.is_some() && before[0].1.is_some());
+    wait_until("all are written", || cache_of(&room).stored == 3);
+    let held = room.stats().table_bytes;
+
+    room.release_unused();
+    assert_eq!(room.stats().table_bytes, held, "all were used just now");
+    assert_eq!(name(0), before[0].0);
+    room.release_unused();
+    // The first: what the worker has of it was used.
+    assert!(room.stats().table_bytes > 0 && room.stats().table_bytes < held);
+    room.release_unused();
+    assert_eq!(room.stats().table_bytes, 0);
+
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    assert_eq!([0, 1, 2].map(two), before);
+    assert_eq!((room.stats().table_bytes, room.stats().extracted, cache_of(&room).hits), (held, 3, 3));
+
+    // Files with the same content have the same tables again, once.
+    let copy = folder.path("copy");
+    fs::copy(folder.executable("a", "a"), &copy).unwrap();
+    let copy = object(&room, &copy);
+    assert_eq!((room.stats().table_bytes, room.walk_table(copy.id)), (held, before[0].1.clone()));
+    for _ in 0..3 {
+        room.release_unused();
+    }
+    assert_eq!(room.stats().table_bytes, 0);
+    assert_eq!((room.walk_table(copy.id), two(0)), (before[0].1.clone(), before[0].clone()));
+    assert_eq!(room.stats().table_bytes * 3, held);
+
+    // What is damaged on disk meanwhile is gone with its file.
+    for _ in 0..3 {
+        room.release_unused();
+    }
+    for entry in entries(&directory) {
+        fs::write(entry, b"damaged").unwrap();
+    }
+    assert_eq!((name(1), cache_of(&room).damaged), (None, 1));
+}
+
+fn unused_without_a_cache() {
+    let folder = Folder::new();
+    let room = Objects::start(config()).unwrap();
+    let info = object(&room, &folder.executable("a", "a"));
+    let held = room.stats().table_bytes;
+    for _ in 0..3 {
+        room.release_unused();
+    }
+    assert!(held > 0 && room.stats().table_bytes == held);
+    assert!(room.walk_table(info.id).is_some());
 }
 
 fn poisoned() {

@@ -114,6 +114,7 @@ fn look(agent: &Agent, begun: Instant) -> Result<Look> {
         walked: gauge("profiler_unwind_walked_total"),
         evicted: gauge("profiler_unwind_files_left_total"),
         tables_mb: gauge("profiler_unwind_tables_bytes") / 1e6,
+        held_mb: gauge("profiler_objects_tables_bytes") / 1e6,
     })
 }
 

@@ -33,7 +33,10 @@ pub(crate) struct Look {
     pub(crate) taken: f64,
     pub(crate) walked: f64,
     pub(crate) evicted: f64,
+    /// Tables in the kernel.
     pub(crate) tables_mb: f64,
+    /// Tables that are held of files.
+    pub(crate) held_mb: f64,
 }
 
 /// All looks.
@@ -45,9 +48,10 @@ pub(crate) struct Watch {
 /// A figure of a look.
 type Of = fn(&Look) -> f64;
 /// What must be flat.
-const MEMORY: [(&str, Of); 2] = [
+const MEMORY: [(&str, Of); 3] = [
     ("RSS of agent and worker", |look| look.agent_mb + look.worker_mb),
     ("kernel memory of maps", |look| look.maps_mb),
+    ("memory of files' tables", |look| look.held_mb),
 ];
 
 impl Watch {
@@ -58,18 +62,19 @@ impl Watch {
     /// A line for each minute or so, and the sums.
     pub(crate) fn report(&self) -> Vec<String> {
         let mut lines =
-            vec!["| s | agent MB | worker MB | maps MB | tables MB | processes | published | dead | samples | walked | dropped | files left |".to_owned()];
+            vec!["| s | agent MB | worker MB | maps MB | tables MB | files' tables MB | processes | published | dead | samples | walked | dropped | files left |".to_owned()];
         let step = (self.looks.len() / 12).max(1);
         let last = self.looks.len().saturating_sub(1);
         for (i, look) in self.looks.iter().enumerate().filter(|(i, _)| i % step == 0 || *i == last) {
             let published = look.published.map_or_else(|| "?".to_owned(), |count| count.to_string());
             lines.push(format!(
-                "| {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {published} | {} | {:.0} | {:.0} | {:.0} | {:.0} |{}",
+                "| {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {published} | {} | {:.0} | {:.0} | {:.0} | {:.0} |{}",
                 look.at.as_secs(),
                 look.agent_mb,
                 look.worker_mb,
                 look.maps_mb,
                 look.tables_mb,
+                look.held_mb,
                 look.processes,
                 look.dead.len(),
                 look.taken,
