@@ -16,11 +16,14 @@ use identity::Identities;
 use profile::{DropReason, ElfAddress, Ledger, ObjectId, Profile, SymbolName, Window};
 use symbolizer::{KernelSymbols, NameSource, Namer, NamerCounters, NamerLimits};
 
+use crate::limits;
+
 /// Windows that may wait for names.
 const WINDOWS_WAITING: usize = 4;
 
-/// Tables of files that were not used for so long, to twice as long, are let go.
-const UNUSED: Duration = Duration::from_secs(120);
+/// Tables of files that were not used for so long, to twice as long, are let go. Then free memory goes back as well: windows come and go,
+/// and leave holes behind.
+const UNUSED: Duration = Duration::from_secs(60);
 
 /// The running thread.
 pub(crate) struct Naming {
@@ -81,6 +84,7 @@ impl Naming {
                     sink(profile);
                     if released.elapsed() >= UNUSED {
                         objects.release_unused();
+                        limits::release_memory();
                         released = Instant::now();
                     }
                 };

@@ -56,7 +56,7 @@ impl KernelSymbols {
         let lines = || kallsyms.split(|&b| b == b'\n').filter_map(line).take(MAX_SYMBOLS);
         let hidden = lines().next().is_some() && lines().all(|l| l.address == 0);
         // Data is not named, but ends the function before it.
-        let mut found: Vec<Line<'_>> = lines().filter(|l| l.address != 0).collect();
+        let mut found: Vec<Line<'_>> = lines().filter(|l| l.address != 0 && !is_padding(l)).collect();
         found.sort_by(|a, b| a.address.cmp(&b.address).then_with(|| preference(b).cmp(&preference(a))));
         found.dedup_by_key(|l| l.address);
         let mut out = Self { modules: vec![String::new()], ..Self::default() };
@@ -164,6 +164,11 @@ fn is_text(line: &Line<'_>) -> bool {
     matches!(line.kind, b'T' | b't' | b'W' | b'w') && !end
 }
 
+/// The room before a function that kernels with patchable entries name like one: every second symbol, and no code.
+fn is_padding(line: &Line<'_>) -> bool {
+    line.name.starts_with(b"__pfx_")
+}
+
 fn preference<'a>(line: &Line<'a>) -> Preference<'a> {
     let binding = u8::from(line.kind.is_ascii_uppercase());
     Preference::new(is_text(line), binding, true, line.name)
@@ -181,6 +186,7 @@ ffffffff81000000 T _stext
 ffffffff81000000 T _text
 ffffffff81000100 t __do_one
 ffffffff81000100 T do_one
+ffffffff810001f0 W __pfx_weak_one
 ffffffff81000200 W weak_one
 ffffffff81000300 T _etext
 ffffffff81800000 D some_data
