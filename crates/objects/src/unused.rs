@@ -25,8 +25,8 @@ impl Objects {
         };
         client.forget_unused();
         let unused = self.registry().unused();
-        for (object, fingerprint) in unused {
-            if !client.knows(object) && cache.has(fingerprint) {
+        for (object, _) in cache.having(unused) {
+            if !client.knows(object) {
                 self.registry().drop_tables(object);
             }
         }

@@ -53,7 +53,13 @@ impl Half {
     }
 
     fn insert(&mut self, object: ObjectId, addresses: Range<u64>, answer: Answer) {
-        let replaced = self.objects.entry(object).or_default().insert(addresses.start, (addresses.end, answer));
+        let answers = self.objects.entry(object).or_default();
+        // What was said of some of these addresses before would hide it.
+        while let Some((&inside, _)) = answers.range(addresses.start..addresses.end).next() {
+            answers.remove(&inside);
+            self.answers -= 1;
+        }
+        let replaced = answers.insert(addresses.start, (addresses.end, answer));
         self.answers += usize::from(replaced.is_none());
     }
 
@@ -198,6 +204,18 @@ mod tests {
         }
         assert_eq!(cache.get((ObjectId(2), ElfAddress(15))), None);
         assert_eq!(cache.len(), 2);
+    }
+
+    #[test]
+    fn a_name_takes_the_place_of_what_was_said_of_its_addresses() {
+        let mut cache = Cache::new(10);
+        put(&mut cache, 15, None);
+        put(&mut cache, 20, None);
+        assert_eq!(cache.get(key(15)), Some(None));
+        cache.put(OBJECT, 10..20, Some(("f", "f")));
+        assert_eq!((name(&mut cache, 15).as_deref(), cache.get(key(20)), cache.len()), (Some("f"), Some(None), 2));
+        cache.put(OBJECT, 10..20, Some(("g", "g")));
+        assert_eq!((name(&mut cache, 15).as_deref(), cache.len()), (Some("g"), 2));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashSet;
+
 use super::entry::{Name, Producer};
 use crate::shared::{Key, MAX_CANDIDATES};
 
@@ -69,6 +71,11 @@ impl Index {
         let mut found: Vec<_> = of_key.filter(|(name, _)| name.producer == self.producer).collect();
         found.sort_by_key(|(_, known)| std::cmp::Reverse(known.used));
         found.into_iter().map(|(name, _)| *name).take(MAX_CANDIDATES).collect()
+    }
+
+    /// The halves of fingerprints that names have, of our producer's entries.
+    pub(crate) fn fingerprints(&self) -> FxHashSet<[u8; 16]> {
+        self.entries.keys().filter(|name| name.producer == self.producer).map(|name| name.fingerprint).collect()
     }
 
     /// Our producer's entry with the half of a fingerprint that names have.

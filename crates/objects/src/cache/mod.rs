@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use profile::ObjectId;
 use profile::stats::CacheStats;
 
 pub(crate) use entry::{Entry, Producer};
@@ -115,9 +116,13 @@ impl Cache {
         names.into_iter().filter_map(|name| self.inner.entry(name))
     }
 
-    /// Whether there is an entry with this fingerprint.
-    pub(crate) fn has(&self, fingerprint: Fingerprint) -> bool {
-        self.inner.index().of(short(&fingerprint)).is_some()
+    /// Those of the objects whose fingerprint an entry has.
+    pub(crate) fn having(&self, mut objects: Vec<(ObjectId, Fingerprint)>) -> Vec<(ObjectId, Fingerprint)> {
+        if !objects.is_empty() {
+            let kept = self.inner.index().fingerprints();
+            objects.retain(|(_, fingerprint)| kept.contains(&short(fingerprint)));
+        }
+        objects
     }
 
     /// What was kept of files with this fingerprint.
