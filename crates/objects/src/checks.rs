@@ -9,11 +9,10 @@ use std::os::fd::OwnedFd;
 
 use profile::{SymbolName, UserFrame, UserStack};
 
-use crate::client::Batch;
 use crate::fingerprint::Covered;
 use crate::protocol::{
-    Extracted, MAX_BUILD_ID_CHARS, MAX_DEBUG_LINK_BYTES, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES, MAX_SEGMENTS,
-    SampleMeta,
+    Batch, Extracted, MAX_BUILD_ID_CHARS, MAX_DEBUG_LINK_BYTES, MAX_FRAMES, MAX_NAME_BYTES, MAX_REASON_BYTES,
+    MAX_SEGMENTS, SampleMeta,
 };
 use crate::tables::StoredTables;
 use crate::wire::WireError;

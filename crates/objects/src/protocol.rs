@@ -108,6 +108,16 @@ pub(crate) struct SampleMeta {
     pub(crate) stack_bytes: u32,
 }
 
+/// Samples of one [`Request::Unwind`], on the agent's side.
+pub(crate) struct Batch<'a> {
+    /// The executable mappings of each process.
+    pub(crate) processes: Vec<Cow<'a, [MapEntry]>>,
+    /// The samples.
+    pub(crate) samples: Vec<SampleMeta>,
+    /// Their snapshots.
+    pub(crate) stacks: Vec<&'a [u8]>,
+}
+
 /// From the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {

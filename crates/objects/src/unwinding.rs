@@ -17,12 +17,14 @@ use std::time::Duration;
 use profile::{MapEntry, ObjectId, StackEnd, UserStack};
 use rustc_hash::{FxHashMap, FxHasher};
 
-use crate::client::{Batch, Client, Fault};
+use crate::client::{Client, Fault};
 use crate::counters::count;
 use crate::held::Part;
 use crate::needed::needed;
 use crate::offenders::Offenders;
-use crate::protocol::{MAX_BATCH_BYTES, MAX_BATCH_SAMPLES, MAX_MAPS, MAX_STACK_BYTES, STACKS_PER_REPLY, SampleMeta};
+use crate::protocol::{
+    Batch, MAX_BATCH_BYTES, MAX_BATCH_SAMPLES, MAX_MAPS, MAX_STACK_BYTES, STACKS_PER_REPLY, SampleMeta,
+};
 use crate::reading::Loaded;
 use crate::{Objects, UnwindRequest};
 

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use profile::{MapEntry, ObjectId, SymbolName, UserStack};
+use profile::{ObjectId, SymbolName, UserStack};
 
 use crate::births::Births;
 use crate::checks;
 use crate::counters::{Counters, count};
 use crate::held::{Budgets, Held, Part, Room};
 use crate::process::{CpuTimes, Nursery, Process, cpu_times};
-use crate::protocol::{MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, SampleMeta, VERSION};
+use crate::protocol::{Batch, MAX_NAMES_REPLY_BYTES, MAX_REPLY_BYTES, Reply, Request, VERSION};
 use crate::tables::StoredTables;
 use crate::wire::{Message, Patience, Until, WireError};
 use crate::{ObjectsConfig, ObjectsError, SandboxReport, Timeouts};
@@ -56,16 +56,6 @@ impl Fault {
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(self, Self::Worker(WireError::TimedOut { .. }))
     }
-}
-
-/// Samples of one unwind request.
-pub(crate) struct Batch<'a> {
-    /// The executable mappings of each process.
-    pub(crate) processes: Vec<Cow<'a, [MapEntry]>>,
-    /// The samples.
-    pub(crate) samples: Vec<SampleMeta>,
-    /// Their snapshots.
-    pub(crate) stacks: Vec<&'a [u8]>,
 }
 
 /// The door to the worker.
