@@ -193,7 +193,9 @@ mod tests {
             for address in base.saturating_sub(3)..base + 400 {
                 let scan = want.iter().find(|(start, end, _)| *start <= address && address < *end);
                 let found = lookup(&bytes, address);
-                prop_assert_eq!(found.map(|s| s.name), scan.map(|(_, _, name)| name.as_bytes()));
+                // The addresses too: a name is taken to be that of all of them.
+                let want = scan.map(|(start, end, name)| RawSymbol { name: name.as_bytes(), addresses: *start..*end });
+                prop_assert_eq!(found, want);
             }
         }
 

@@ -170,6 +170,34 @@ fn an_address_is_asked_for_once() {
 }
 
 #[test]
+fn a_name_is_asked_for_once_for_all_its_addresses() {
+    /// Functions of 16 bytes; every third address claims to be of a range that it is not in.
+    struct Functions(RefCell<Vec<u64>>);
+    impl NameSource for Functions {
+        fn names(&self, _: ObjectId, addresses: &[ElfAddress]) -> Vec<Option<SymbolName>> {
+            self.0.borrow_mut().extend(addresses.iter().map(|a| a.0));
+            let name = |a: &ElfAddress| {
+                let start = a.0 / 16 * 16;
+                let addresses = if a.0.is_multiple_of(3) { 0x2000..0x3000 } else { start..start + 16 };
+                Some(SymbolName { name: format!("f{start:x}"), addresses, ..SymbolName::default() })
+            };
+            addresses.iter().map(name).collect()
+        }
+    }
+    let source = Functions(RefCell::default());
+    let mut namer = Namer::new(kernel(), NamerLimits::default());
+    let mut asks = |address: u64| {
+        let profile = namer.name(&window(vec![(0, vec![in_object(1, address)], 1)]), &source);
+        assert_eq!(stacks(&profile).remove(0).2, [format!("f{:x}", address / 16 * 16)], "{address:x}");
+        std::mem::take(&mut *source.0.borrow_mut()) == [address]
+    };
+    // The function's first address, its last, and its neighbours.
+    assert_eq!([0x1010, 0x1010, 0x101f, 0x100f, 0x1020].map(&mut asks), [true, false, false, true, true]);
+    // What is said of others is not believed.
+    assert_eq!([0x1032, 0x1032, 0x1033, 0x2001].map(&mut asks), [true, false, true, true]);
+}
+
+#[test]
 fn a_source_that_answers_too_little_or_nonsense() {
     struct Nonsense;
     impl NameSource for Nonsense {
