@@ -127,7 +127,7 @@ fn deleted_library(folder: &Path) -> Result<Running> {
         std::fs::copy(paths::workload(name)?, folder.join(name))?;
     }
     let running = Start::new("shared_one", folder.join("shared_one"), folder).args(["900"]).start()?;
-    wait_for("the library in use", Duration::from_secs(10), || {
+    wait_for("the library in use", Duration::from_secs(30), || {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", running.pid()))?;
         Ok(maps.contains("libprofiled.so").then_some(()))
     })?;

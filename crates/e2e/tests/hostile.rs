@@ -123,7 +123,7 @@ fn other_namespaces_keep_names_and_host_pids() -> Result<()> {
     );
     let words = ["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &script];
     let unshare = Start::new("unshare", "unshare", &folder).args(words).start()?;
-    let child = wait_for("the hidden process", Duration::from_secs(10), || {
+    let child = wait_for("the hidden process", Duration::from_secs(30), || {
         let text = fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.pid()))?;
         let child: Option<u32> = text.split_whitespace().next().and_then(|p| p.parse().ok());
         let name = child.and_then(|c| fs::read_to_string(format!("/proc/{c}/comm")).ok());
@@ -184,7 +184,7 @@ fn a_worker_killed_ten_times_costs_no_sample() -> Result<()> {
     for i in 0..10_u64 {
         // Not in step with windows: somewhere in the six seconds.
         sleep(Duration::from_millis(4000 + (i * 733) % 2000));
-        let worker = wait_for("a worker", Duration::from_secs(10), || Ok(agent.worker().ok()))?;
+        let worker = wait_for("a worker", Duration::from_secs(30), || Ok(agent.worker().ok()))?;
         ensure!(!killed.contains(&worker), "the killed worker is still there");
         kill(Pid::from_raw(i32::try_from(worker)?), Signal::SIGKILL)?;
         killed.push(worker);
@@ -212,7 +212,7 @@ fn a_worker_killed_ten_times_costs_no_sample() -> Result<()> {
 fn the_worker_can_do_nothing_but_parse() -> Result<()> {
     let folder = paths::scratch("sandbox")?;
     let agent = Setup::new("agent", &folder)?.start()?;
-    let worker = wait_for("a worker", Duration::from_secs(10), || Ok(agent.worker().ok()))?;
+    let worker = wait_for("a worker", Duration::from_secs(30), || Ok(agent.worker().ok()))?;
     let status = fs::read_to_string(format!("/proc/{worker}/status"))?;
     let line = |name: &str| {
         status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_start_matches(':').trim().to_owned())

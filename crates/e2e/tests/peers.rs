@@ -102,7 +102,7 @@ fn receivers_tell_back_what_they_got() -> Result<()> {
         ..Row::default()
     });
     let known = Stacks { rows: rows.collect(), ..Stacks::default() };
-    let collected = wait_for("the Collector's file", Duration::from_secs(10), || {
+    let collected = wait_for("the Collector's file", Duration::from_secs(30), || {
         let all = collector.profiles("http")?;
         Ok((!all.is_empty()).then(|| merged(&all)))
     })?;

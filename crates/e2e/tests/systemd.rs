@@ -99,7 +99,7 @@ impl Drop for Manager {
             Self::Own { process, made, .. } => {
                 *process = None;
                 // The kernel needs a moment to let go of the last process.
-                let _ = wait_for("the end of the cgroups", Duration::from_secs(5), || {
+                let _ = wait_for("the end of the cgroups", Duration::from_secs(30), || {
                     made.iter().for_each(|cgroup| remove(cgroup));
                     Ok(made.iter().all(|cgroup| !cgroup.exists()).then_some(()))
                 });
@@ -158,7 +158,7 @@ fn services_of_systemd_are_named_by_their_units() -> Result<()> {
         .find(|r| UNITS.contains(&service(r).as_str()) && !processes.iter().any(|&pid| r.pid == Some(pid.into())));
     ensure!(strange.is_none(), "not of that unit: {strange:?}");
     agent.stop()?.success()?;
-    wait_for("resources of both", Duration::from_secs(10), || {
+    wait_for("resources of both", Duration::from_secs(30), || {
         let profiles = collector.profiles("grpc")?;
         let named =
             |unit: &str| profiles.iter().any(|p| p.resource.get("service.name").is_some_and(|name| name == unit));

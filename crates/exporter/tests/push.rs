@@ -191,8 +191,8 @@ async fn an_absent_collector_is_a_counter() {
         let metrics = metrics();
         let push = metrics.push(settings(address, protocol, Compression::None), &Handle::current()).unwrap();
         let started = std::time::Instant::now();
-        push.shutdown(Duration::from_secs(5)).await;
-        assert!(started.elapsed() < Duration::from_secs(5), "the last push does not wait for ever");
+        push.shutdown(Duration::from_secs(60)).await;
+        assert!(started.elapsed() < Duration::from_secs(60), "the last push does not wait for ever");
         let text = metrics.render().unwrap();
         assert!(text.contains("profiler_metrics_pushes_total{result=\"failed\"} 1\n"), "{protocol:?}");
     }

@@ -364,7 +364,7 @@ async fn whoever_waits_for_a_profile_is_told_when_the_server_stops() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.text().await.unwrap(), "the profiler is stopping\n");
     server.task.await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(60), "the five minutes were waited for");
     assert!(TcpStream::connect(server.address).is_err(), "nobody listens any more");
 }
 

@@ -61,7 +61,7 @@ fn nonsense() {
         let stats = room.stats();
         assert!(stats.worker_restarts >= 3 && stats.worker_failed_requests >= 3, "{kind}: {stats:?}");
         assert_eq!((stats.table_bytes, stats.extracted), (0, 0), "{kind}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{kind}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{kind}");
     }
 }
 
@@ -87,7 +87,7 @@ fn wrong_hello() {
     for kind in ["version", "no-hello"] {
         let start = Instant::now();
         assert!(Objects::start(config_with(&["fake-worker", kind])).is_err(), "{kind}");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(60), "{kind}");
     }
 }
 

@@ -125,14 +125,14 @@ fn opening_hangs() {
         return;
     };
     let mut config = impatient();
-    config.timeouts.open = Duration::from_millis(300);
+    config.timeouts.open = Duration::from_secs(2);
     let room = Objects::start(config).unwrap();
     let path = silent.mount.join("a");
     assert_eq!(mapped(&path).inode, 2, "names are answered");
-    assert!(unreadable_after(&room, &path) >= Duration::from_millis(300));
+    assert!(unreadable_after(&room, &path) >= Duration::from_secs(2));
     // The device is known for it now.
     thread::sleep(Duration::from_millis(150));
-    assert!(unreadable_after(&room, &path) < Duration::from_millis(250));
+    assert!(unreadable_after(&room, &path) < Duration::from_secs(2), "it was opened again");
     let good = folder.executable("good", "");
     assert!(object(&room, &good).readable);
     assert_eq!(room.stats().worker_restarts, 0);

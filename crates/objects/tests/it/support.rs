@@ -17,7 +17,10 @@ use crate::tools::COMMAND_BYTES;
 
 pub(crate) type Test = (&'static str, fn());
 
-/// A room whose worker has the test tools. Its patience is longer than a busy machine needs.
+/// How long a room of these tests waits for its worker: longer than a busy machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A room whose worker has the test tools.
 pub(crate) fn config() -> ObjectsConfig {
     config_with(&["worker"])
 }
@@ -30,10 +33,10 @@ pub(crate) fn config_with(args: &[&str]) -> ObjectsConfig {
             inherit_stderr: false,
         },
         timeouts: Timeouts {
-            extract: Duration::from_secs(10),
-            load: Duration::from_secs(10),
-            unwind: Duration::from_secs(10),
-            names: Duration::from_secs(10),
+            extract: PATIENCE,
+            load: PATIENCE,
+            unwind: PATIENCE,
+            names: PATIENCE,
             ..Timeouts::default()
         },
         ..ObjectsConfig::default()

@@ -230,7 +230,8 @@ fn children_are_followed_and_forgotten() {
     assert!(side.listed().contains(&grandchild));
     // SAFETY: ends a process that this test's shell started and that is still its descendant.
     unsafe { libc::kill(i32::try_from(grandchild).unwrap(), libc::SIGKILL) };
-    let end = Instant::now() + Duration::from_secs(5);
+    // The kernel tells of a task's end when its last readers are through (RCU), which is when it likes to.
+    let end = Instant::now() + Duration::from_secs(60);
     while !side.listed().is_empty() && Instant::now() < end {
         thread::sleep(Duration::from_millis(50));
         // Its shell ends with it; only then is it waited for and freed.
@@ -238,7 +239,9 @@ fn children_are_followed_and_forgotten() {
             shell.reap();
         }
     }
-    assert_eq!(side.listed(), [0u32; 0], "nothing is left on the list");
+    let states = side.listed().into_iter().map(|tgid| (tgid, fs::read_to_string(format!("/proc/{tgid}/stat"))));
+    let left: Vec<_> = states.collect();
+    assert!(left.is_empty(), "of {} and its child {grandchild} are on the list: {left:?}", shell.tgid());
     assert_eq!(side.counters().read().unwrap().total().children_not_listed, 0);
 }
 
@@ -251,7 +254,7 @@ fn a_full_ring_loses_nothing_uncounted() {
     asked.ring_bytes = 64 * 1024;
     let mut side = attached(&asked);
     let handle = side.counters();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while handle.read().unwrap().total().lost_ring < 100 {
         assert!(Instant::now() < end, "{:?}", handle.read());
         thread::sleep(Duration::from_millis(50));
