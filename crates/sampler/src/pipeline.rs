@@ -31,7 +31,7 @@ use crate::merge::{Merge, Merged, SETTLE_NS};
 use crate::own::OwnProcesses;
 use crate::place::Places;
 use crate::proc_scan::{ProcSource, ScannedProcess};
-use crate::process::{ProcessTable, Sighting};
+use crate::process::{Listed, ProcessTable, Sighting};
 use crate::resolve::Resolver;
 use crate::sample::{Pool, Sample};
 use crate::sideband::{Kind, Record};
@@ -73,6 +73,8 @@ pub(crate) struct Parts<O, P> {
     pub(crate) places: Places,
     pub(crate) environments: Option<Environments>,
     pub(crate) verdicts: Verdicts,
+    /// Whose samples the kernel side takes.
+    pub(crate) listed: Listed,
     pub(crate) own: OwnProcesses,
     pub(crate) per_thread: bool,
     /// User frames of a stack at the most, whoever unwound it.
@@ -108,9 +110,10 @@ pub(crate) struct Pipeline<O, P> {
 impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
     /// With what /proc said at start. Windows begin at `start`.
     pub(crate) fn new(parts: Parts<O, P>, windows: AggregatorConfig, start: Now) -> Self {
-        let Parts { shared, objects, proc, places, environments, verdicts, own, per_thread, max_user_frames, desk } =
-            parts;
+        let Parts { shared, objects, proc, places, environments, verdicts, listed, own, .. } = parts;
+        let Parts { per_thread, max_user_frames, desk, .. } = parts;
         let mut table = ProcessTable::default();
+        table.list(listed);
         table.note_changes(desk.is_open());
         Self {
             shared,
@@ -188,18 +191,22 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
 
     fn record(&mut self, mut record: Record) {
         let now = self.unsettled.now_mono_ns;
-        match &mut record.kind {
+        let found_in = match &mut record.kind {
             Kind::Cgroup { number, path } => return self.places.created(*number, path, &self.proc),
-            Kind::Comm { tgid, exec: true, .. } => self.places.executed(*tgid, now, &self.proc),
-            Kind::Scanned(process) => {
-                if let Some((id, place)) = process.place.take() {
-                    self.places.learned(id, place, process.tgid);
-                }
+            Kind::Comm { tgid, exec: true, .. } => {
+                self.places.executed(*tgid, now, &self.proc).map(|cgroup_id| (*tgid, cgroup_id))
             }
-            _ => (),
-        }
+            Kind::Scanned(process) => process.place.take().map(|(cgroup_id, place)| {
+                self.places.learned(cgroup_id, place, process.tgid);
+                (process.tgid, cgroup_id)
+            }),
+            _ => None,
+        };
         self.verdicts.record(&record.kind);
         self.table.apply(&record);
+        if let Some((tgid, cgroup_id)) = found_in {
+            self.table.found_in(tgid, cgroup_id);
+        }
     }
 
     fn sample(&mut self, merge: &Merge, sample: Sample) {
@@ -213,6 +220,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             tgid: head.tgid,
             leader_start_mono_ns: head.leader_start_mono_ns,
             comm: Comm::from_bytes(&head.comm),
+            cgroup_id: head.cgroup_id,
         };
         let has_registers = flag(FLAG_USER_REGS);
         let Some(process) = self.table.sighted(sighting) else {

@@ -28,6 +28,7 @@ use crate::own::OwnProcesses;
 use crate::pipeline::{Parts, Pipeline, Shared};
 use crate::place::{self, Places};
 use crate::proc_scan::{ProcFs, ProcSource};
+use crate::process::Listed;
 use crate::sample::Pool;
 use crate::sideband::SideBand;
 use crate::source::ObjectSource;
@@ -100,7 +101,7 @@ impl Sampler {
         own.follow(objects.worker_tgid());
         let began = clock::now();
         kernel.attach()?;
-        let family = family(&config.target, &mut kernel, &proc)?;
+        let (listed, family) = listed(&config.target, &mut kernel, &proc)?;
         let (stats_source, verdicts) = (kernel.counters(), kernel.verdicts());
 
         let counted = Arc::new(Counted::default());
@@ -140,6 +141,7 @@ impl Sampler {
             places: Places::new(Arc::clone(&judge)),
             environments: config.environment.then(|| Environments::new("/proc".into())),
             verdicts: Verdicts::new(judge, verdicts),
+            listed,
             own,
             per_thread: config.per_thread,
             max_user_frames: if config.unwind.tables { config.unwind.max_frames as usize } else { MAX_FRAMES },
@@ -250,14 +252,11 @@ fn send_last(window: Window, shared: &Shared, windows: &SyncSender<Window>) {
     }
 }
 
-/// Lists the descendants that run already. Returns the list where the kernel side does not keep it itself.
-fn family(target: &Target, kernel: &mut KernelSide, proc: &ProcFs) -> Result<Option<Family>, SamplerError> {
-    let Target::Processes { tgids, children } = target else { return Ok(None) };
+/// Lists the descendants that run already. Returns who is listed, and who keeps the list where the kernel side does not itself.
+fn listed(target: &Target, kernel: &mut KernelSide, proc: &ProcFs) -> Result<(Listed, Option<Family>), SamplerError> {
+    let Target::Processes { tgids, children } = target else { return Ok((Listed::All, None)) };
     let mut listed: FxHashSet<u32> = tgids.iter().copied().collect();
-    if !children {
-        return Ok(Some(Family::new(listed, false)));
-    }
-    for _ in 0..CHILD_ROUNDS {
+    for _ in 0..if *children { CHILD_ROUNDS } else { 0 } {
         let new = descendants(&proc.parents(), &listed);
         if new.is_empty() {
             break;
@@ -267,10 +266,15 @@ fn family(target: &Target, kernel: &mut KernelSide, proc: &ProcFs) -> Result<Opt
             listed.insert(tgid);
         }
     }
-    Ok(kernel.children_error().map(|error| {
-        tracing::warn!(error = %error, "children are listed up to 200 ms after their fork");
-        Family::new(listed, true)
-    }))
+    let family = match kernel.children_error() {
+        _ if !children => Some(Family::new(listed.clone(), false)),
+        Some(error) => {
+            tracing::warn!(error = %error, "children are listed up to 200 ms after their fork");
+            Some(Family::new(listed.clone(), true))
+        }
+        None => None,
+    };
+    Ok((Listed::Only { tgids: listed, children: *children }, family))
 }
 
 /// The processes whose line of parents leads to a listed one.

@@ -253,6 +253,11 @@ impl Verdicts {
         self.answers.retain(|_, answer| answer.used_at >= recent);
     }
 
+    /// Whether the kernel side takes no samples of this cgroup.
+    pub(crate) fn refuses(&self, cgroup_id: u64) -> bool {
+        self.told.contains_key(&VerdictKey::cgroup(cgroup_id))
+    }
+
     /// What the kernel side holds.
     pub(crate) fn held(&self) -> u64 {
         self.told.len() as u64

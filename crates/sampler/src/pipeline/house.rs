@@ -25,6 +25,7 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
             tgid: head.tgid,
             leader_start_mono_ns: head.leader_start_mono_ns,
             comm: Comm::from_bytes(&head.comm),
+            cgroup_id: head.cgroup_id,
         };
         let serial = |maps: &Arc<MapSet>| maps.serial();
         let Some(process) = self.table.sighted(sighting) else { return false };

@@ -6,7 +6,7 @@ use sampler_abi::{FLAG_COMPAT, FLAG_USER_REGS, SampleHead};
 
 use super::Pipeline;
 use crate::proc_scan::ProcSource;
-use crate::process::{Change, Process};
+use crate::process::{Change, Process, Standing};
 use crate::source::ObjectSource;
 use crate::tables::{Desk, Mapped, Why};
 use crate::unwinding::{UserHalf, Waiting};
@@ -21,21 +21,25 @@ impl<O: ObjectSource, P: ProcSource> Pipeline<O, P> {
         if !self.desk.is_open() {
             return;
         }
-        let (desk, published) = (&mut self.desk, &mut self.walks.published);
+        let (desk, published, verdicts) = (&mut self.desk, &mut self.walks.published, &self.verdicts);
         let now = self.unsettled.now_mono_ns;
+        // Of whom no sample is to be expected, nothing is prepared.
+        let is_expected = |standing: Standing| standing.is_listed && !verdicts.refuses(standing.cgroup_id);
         self.table.take_changes(|tgid, change| match change {
             Change::Ended => {
                 published.withdrawn(tgid, now);
                 desk.gone(tgid);
             }
             Change::Mapped { process, executed } => {
-                let why = if executed { Why::Executed } else { Why::Changed };
+                let why = if executed && is_expected(process.standing) { Why::Executed } else { Why::Changed };
                 hand_on(desk, published, process, why, now);
             }
         });
         self.table.preview(self.merge.waiting(), |preview| {
-            published.handed_on(preview.tgid, &preview.maps, now);
-            desk.mapped(Mapped::ahead(preview));
+            if is_expected(preview.standing) {
+                published.handed_on(preview.tgid, &preview.maps, now);
+                desk.mapped(Mapped::ahead(preview));
+            }
         });
         published.expire(now);
         for window in windows {

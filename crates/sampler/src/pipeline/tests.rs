@@ -10,8 +10,10 @@ use super::*;
 use crate::fakes::{FakeObjects, FakeProc};
 use crate::judge::{Judge, TakeAll};
 use crate::sideband::MapRecord;
+use crate::tables::{News, TablesCounted};
 use crate::verdicts::Sink;
 
+mod expected;
 mod owners;
 mod walked;
 
@@ -61,6 +63,7 @@ impl Bench {
             places: Places::new(Arc::clone(&judge)),
             environments: environments.map(|at| Environments::new(at.to_owned())),
             verdicts: Verdicts::new(judge, NoKernel),
+            listed: Listed::All,
             own: OwnProcesses::new(None, 0),
             per_thread: false,
             max_user_frames: 256,
@@ -84,6 +87,14 @@ impl Bench {
             self.taken += 1;
         }
         self.windows.extend(self.pipeline.batch(batch, Now { mono_ns: time, unix_ns: time }));
+    }
+
+    /// What the thread of tables is told from now on.
+    fn tells(&mut self) -> std::sync::mpsc::Receiver<News> {
+        let (send, receive) = std::sync::mpsc::sync_channel(100);
+        self.pipeline.desk = Desk::new(send, Arc::new(TablesCounted::default()));
+        self.pipeline.table.note_changes(true);
+        receive
     }
 
     /// Everything that was counted: process name, user frames, how the stack ended.

@@ -106,14 +106,16 @@ impl Places {
         known.place.as_ref()
     }
 
-    /// A process executed a program: it may be the first of its container, and never be sampled while it lives.
-    pub(crate) fn executed(&mut self, tgid: u32, now_mono_ns: u64, source: &impl PlaceSource) {
-        if self.may_ask(now_mono_ns, EXEC_ASKS_PER_SECOND) {
-            self.readings += 1;
-            if let Some((id, place)) = source.place_of(tgid) {
-                self.learned(id, place, tgid);
-            }
+    /// A process executed a program: it may be the first of its container, and never be sampled while it lives. Where there is
+    /// time to look, gives the cgroup that it is in.
+    pub(crate) fn executed(&mut self, tgid: u32, now_mono_ns: u64, source: &impl PlaceSource) -> Option<u64> {
+        if !self.may_ask(now_mono_ns, EXEC_ASKS_PER_SECOND) {
+            return None;
         }
+        self.readings += 1;
+        let (id, place) = source.place_of(tgid)?;
+        self.learned(id, place, tgid);
+        Some(id)
     }
 
     /// Enters what is known for certain: the number was compared.

@@ -18,6 +18,7 @@ mod maps;
 mod one;
 mod preview;
 mod scanned;
+mod standing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(crate) use identity::Start;
 pub(crate) use maps::{FileKind, MapBudget, MapFile, MapSet, Mapping};
 pub(crate) use one::Process;
 pub(crate) use preview::Preview;
+pub(crate) use standing::{Listed, Standing};
 
 use crate::comm::Comm;
 use crate::declared::Environment;
@@ -64,6 +66,7 @@ pub(crate) struct Sighting {
     /// 0 where unknown.
     pub(crate) leader_start_mono_ns: u64,
     pub(crate) comm: Comm,
+    pub(crate) cgroup_id: u64,
 }
 
 /// All processes.
@@ -74,6 +77,7 @@ pub(crate) struct ProcessTable {
     ended: VecDeque<(u64, u32)>,
     files: Files,
     budget: Arc<MapBudget>,
+    listed: Listed,
     generations: u64,
     sweep: Vec<u32>,
     changes: Changes,
@@ -83,6 +87,11 @@ pub(crate) struct ProcessTable {
 }
 
 impl ProcessTable {
+    /// Of these processes samples are taken.
+    pub(crate) fn list(&mut self, listed: Listed) {
+        self.listed = listed;
+    }
+
     /// Applies a record.
     pub(crate) fn apply(&mut self, record: &Record) {
         let time = record.time_mono_ns;
@@ -122,7 +131,7 @@ impl ProcessTable {
     /// The process of a sample. One that no record told of is entered with unknown mappings. None where the table is
     /// full.
     pub(crate) fn sighted(&mut self, sighting: Sighting) -> Option<&mut Process> {
-        let Sighting { time_mono_ns, tgid, leader_start_mono_ns: start, comm } = sighting;
+        let Sighting { time_mono_ns, tgid, leader_start_mono_ns: start, comm, cgroup_id } = sighting;
         let chain = self.chains.get(&tgid).map(Vec::as_slice).unwrap_or_default();
         let found =
             if start == 0 { chain.len().checked_sub(1) } else { chain.iter().rposition(|p| p.start.matches(start)) };
@@ -146,11 +155,19 @@ impl ProcessTable {
         if start != 0 {
             process.start = Start::Exact(start);
         }
+        process.standing = Standing { is_listed: true, cgroup_id };
         if process.ended_mono_ns.is_some_and(|end| time_mono_ns > end.saturating_add(REVIVE_NS)) {
             process.ended_mono_ns = None;
             process.threads = 1;
         }
         Some(process)
+    }
+
+    /// A process was seen in this cgroup.
+    pub(crate) fn found_in(&mut self, tgid: u32, cgroup_id: u64) {
+        if let Some(process) = self.running(tgid) {
+            process.standing.cgroup_id = cgroup_id;
+        }
     }
 
     /// /proc does not know the process any more.
@@ -199,6 +216,7 @@ impl ProcessTable {
         self.end(tgid, time);
         let after = self.last_sign(tgid);
         let Some(mut child) = self.blank(tgid, Start::Forked { at: time, after }, Comm::default()) else { return };
+        child.standing = self.listed.forked(self.standing(parent_tgid));
         if let Some(parent) = self.chains.get(&parent_tgid).and_then(|chain| chain.last()) {
             child.comm = parent.comm;
             child.executable.clone_from(&parent.executable);
@@ -253,6 +271,12 @@ impl ProcessTable {
         }
     }
 
+    /// Whether samples of whoever has this tgid are to be expected.
+    fn standing(&self, tgid: u32) -> Standing {
+        let newest = self.chains.get(&tgid).and_then(|chain| chain.last());
+        newest.map_or_else(|| self.listed.first_seen(tgid), |process| process.standing)
+    }
+
     /// A process that nothing is known of but this, not in the table yet. None where there is no room.
     fn blank(&mut self, tgid: u32, start: Start, comm: Comm) -> Option<Process> {
         while self.stats.processes >= MAX_PROCESSES as u64 {
@@ -272,6 +296,7 @@ impl ProcessTable {
             maps: Arc::new(MapSet::new(&self.budget)),
             maps_known: false,
             environment: Environment::NotRead,
+            standing: self.listed.first_seen(tgid),
             reread_mono_ns: None,
             threads: 1,
             executed_mono_ns: None,

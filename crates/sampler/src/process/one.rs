@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::identity::Start;
 use super::maps::{MapFile, MapSet};
+use super::standing::Standing;
 use crate::comm::Comm;
 use crate::declared::Environment;
 
@@ -29,6 +30,8 @@ pub(crate) struct Process {
     pub(crate) maps_known: bool,
     /// What its environment declares.
     pub(crate) environment: Environment,
+    /// Whether samples of it are to be expected.
+    pub(crate) standing: Standing,
     /// When /proc was last read for it.
     pub(crate) reread_mono_ns: Option<u64>,
     pub(super) threads: u32,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{FileKind, MapFile, MapSet, Mapping, Process, ProcessTable};
+use super::{FileKind, MapFile, MapSet, Mapping, Process, ProcessTable, Standing};
 use crate::sideband::{Kind, Record};
 
 /// A program maps its libraries within this, mostly.
@@ -27,6 +27,8 @@ pub(crate) struct Preview {
     pub(crate) executable: Option<Arc<MapFile>>,
     /// Its executable mappings.
     pub(crate) maps: Arc<MapSet>,
+    /// Whether samples of it are to be expected.
+    pub(crate) standing: Standing,
     /// The last record that it is made of.
     last_mono_ns: u64,
     records: usize,
@@ -37,20 +39,31 @@ impl ProcessTable {
     /// changed was taken ([`ProcessTable::take_changes`]).
     pub(crate) fn preview(&mut self, waiting: &[Record], mut each: impl FnMut(&Preview)) {
         let mut begun: FxHashMap<u32, Preview> = FxHashMap::default();
-        let mut forked: FxHashMap<u32, u64> = FxHashMap::default();
+        let mut forked: FxHashMap<u32, (u64, Standing)> = FxHashMap::default();
         for record in waiting {
             let time = record.time_mono_ns;
             match &record.kind {
                 Kind::Fork { tgid, parent_tgid, .. } if tgid != parent_tgid => {
-                    forked.insert(*tgid, time);
+                    let parent = forked.get(parent_tgid).map(|(_, parent)| *parent);
+                    let parent = parent.unwrap_or_else(|| self.standing(*parent_tgid));
+                    forked.insert(*tgid, (time, self.listed.forked(parent)));
                 }
                 Kind::Comm { tgid, exec: true, .. } => {
                     let known = self.running(*tgid).map(|process| process.start.latest_mono_ns());
-                    let started_by_mono_ns = forked.get(tgid).copied().or(known).unwrap_or(time);
-                    let maps = Arc::new(MapSet::new(&self.budget));
-                    let (tgid, executable) = (*tgid, None);
-                    let new = Preview { tgid, started_by_mono_ns, executable, maps, last_mono_ns: time, records: 1 };
-                    begun.insert(tgid, new);
+                    let (started_by_mono_ns, standing) = match forked.get(tgid) {
+                        Some(forked) => *forked,
+                        None => (known.unwrap_or(time), self.standing(*tgid)),
+                    };
+                    let new = Preview {
+                        tgid: *tgid,
+                        started_by_mono_ns,
+                        executable: None,
+                        maps: Arc::new(MapSet::new(&self.budget)),
+                        standing,
+                        last_mono_ns: time,
+                        records: 1,
+                    };
+                    begun.insert(*tgid, new);
                 }
                 Kind::Map { tgid, map } => {
                     let preview = match begun.get_mut(tgid) {
@@ -111,6 +124,7 @@ impl Preview {
             started_by_mono_ns: process.start.latest_mono_ns(),
             executable: process.executable.clone(),
             maps: Arc::clone(&process.maps),
+            standing: process.standing,
             last_mono_ns: 0,
             records: 0,
         }

@@ -61,7 +61,8 @@ fn table(records: &[Record]) -> ProcessTable {
 /// A sample's process: what it runs, and the file at 0x1000.
 fn look(table: &mut ProcessTable, time: u64, tgid: u32, start: u64) -> (String, String) {
     let comm = Comm::from_bytes(b"sample");
-    let process = table.sighted(Sighting { time_mono_ns: time, tgid, leader_start_mono_ns: start, comm }).unwrap();
+    let process =
+        table.sighted(Sighting { time_mono_ns: time, tgid, leader_start_mono_ns: start, comm, cgroup_id: 0 }).unwrap();
     let executable = process.executable.as_ref().map_or_else(String::new, |f| f.name.to_string());
     (executable, process.maps.find(0x1000).map_or_else(String::new, |m| m.file.name.to_string()))
 }
@@ -233,8 +234,13 @@ fn a_flood_of_processes_is_refused_at_the_limit() {
     }
     assert_eq!(table.stats().processes, MAX_PROCESSES as u64);
     assert_eq!(table.stats().refused_processes, 100);
-    let unknown =
-        Sighting { time_mono_ns: 1 << 40, tgid: count + 2, leader_start_mono_ns: 1 << 39, comm: Comm::default() };
+    let unknown = Sighting {
+        time_mono_ns: 1 << 40,
+        tgid: count + 2,
+        leader_start_mono_ns: 1 << 39,
+        comm: Comm::default(),
+        cgroup_id: 0,
+    };
     assert!(table.sighted(unknown).is_none());
     // Ended ones make room before their time.
     table.apply(&exit(1 << 40, 7, 7));

@@ -28,7 +28,8 @@ fn table() -> ProcessTable {
 }
 
 fn process(table: &mut ProcessTable) -> &mut Process {
-    let sighting = Sighting { time_mono_ns: 200, tgid: 10, leader_start_mono_ns: 90, comm: Comm::default() };
+    let sighting =
+        Sighting { time_mono_ns: 200, tgid: 10, leader_start_mono_ns: 90, comm: Comm::default(), cgroup_id: 0 };
     table.sighted(sighting).unwrap()
 }
 

@@ -151,7 +151,8 @@ fn whether_more_may_be_declared_is_said_and_asked_again_once_it_is_known() {
     let mut verdicts = Verdicts::new(Arc::new(Known), map.clone());
     let head = SampleHead { tgid: 7, leader_start_mono_ns: 1, cgroup_id: 5, ..SampleHead::default() };
     let mut table = ProcessTable::default();
-    let sighting = Sighting { time_mono_ns: 2, tgid: 7, leader_start_mono_ns: 1, comm: Comm::from_bytes(b"x") };
+    let sighting =
+        Sighting { time_mono_ns: 2, tgid: 7, leader_start_mono_ns: 1, comm: Comm::from_bytes(b"x"), cgroup_id: 0 };
     let process = table.sighted(sighting).unwrap();
     verdicts.ruling(&head, Some(process), None, 0);
     assert!(map.0.lock().unwrap().is_empty(), "its environment was not read yet");

@@ -5,7 +5,6 @@ use sampler_abi::{FLAG_CHECK, FLAG_WALK_SIGNAL};
 use super::*;
 use crate::allocations;
 use crate::judge::{Scope, Subject, Verdict};
-use crate::tables::{News, TablesCounted};
 
 const WALKED: u32 = FLAG_USER_REGS | FLAG_WALKED;
 
@@ -54,19 +53,16 @@ impl Bench {
 
     /// The serial of process 10's mappings now; they count as published.
     fn publish(&mut self) -> u64 {
-        let sighting =
-            Sighting { time_mono_ns: 2 * SECOND, tgid: 10, leader_start_mono_ns: SECOND + 5, comm: Comm::default() };
+        let sighting = Sighting {
+            time_mono_ns: 2 * SECOND,
+            tgid: 10,
+            leader_start_mono_ns: SECOND + 5,
+            comm: Comm::default(),
+            cgroup_id: 0,
+        };
         let maps = Arc::clone(&self.pipeline.table.sighted(sighting).unwrap().maps);
         self.pipeline.walks.published.handed_on(10, &maps, 2 * SECOND);
         maps.serial()
-    }
-
-    /// What the thread of tables is told from now on.
-    fn tells(&mut self) -> std::sync::mpsc::Receiver<News> {
-        let (send, receive) = std::sync::mpsc::sync_channel(100);
-        self.pipeline.desk = Desk::new(send, Arc::new(TablesCounted::default()));
-        self.pipeline.table.note_changes(true);
-        receive
     }
 
     fn count(&self, counter: impl Fn(&Counted) -> &std::sync::atomic::AtomicU64) -> u64 {

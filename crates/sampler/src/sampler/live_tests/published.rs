@@ -1,5 +1,6 @@
 //! How soon processes are walked over tables: looked at in the kernel's own map, which other profilers on this machine may have too.
 
+use std::io::{BufRead as _, BufReader};
 use std::time::Instant;
 
 use aya::maps::{HashMap, Map, MapData, loaded_maps};
@@ -108,5 +109,34 @@ fn who_ran_before_is_published_with_its_first_sample() {
     assert!(took < 5000, "{took} ms");
     let stats = live.stats.unwind();
     assert!(stats.shards > 0 && stats.kernel_bytes > 0 && stats.table_limit_bytes == 64 << 20, "{stats:?}");
+    live.sampler.stop();
+}
+
+#[test]
+fn who_is_not_listed_is_not_published() {
+    let Some(alone) = alone() else { return };
+    let mut listed = Command::new("sh")
+        .args(["-c", "read x; sleep 60 & echo $!; wait"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let before = ids();
+    let target = Target::Processes { tgids: vec![listed.id()], children: true };
+    let live = start(SamplerConfig { target, ..walking() }, alone);
+    let maps = maps_since(&before);
+    let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
+    drop(listed.stdin.take());
+    let mut child = String::new();
+    BufReader::new(listed.stdout.take().unwrap()).read_line(&mut child).unwrap();
+    let child: u32 = child.trim().parse().unwrap();
+    milliseconds(|| entry(&maps, child).is_some());
+    // It executed before the other did.
+    assert!(entry(&maps, stranger.id()).is_none());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.cast_signed()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    listed.wait().unwrap();
+    milliseconds(|| entry(&maps, child).is_none());
     live.sampler.stop();
 }
