@@ -54,7 +54,7 @@ pub struct SamplerStats {
     pub window_entries: u64,
     /// Samples that came after their window was closed, and were counted in the next.
     pub late_samples: u64,
-    /// Processes and mappings that found no room in the table.
+    /// Processes and mappings that found no room in the table, and children of listed processes that found none on the list.
     pub table_refusals: u64,
     /// Side-band records applied before their turn, for want of room.
     pub early_records: u64,

@@ -103,7 +103,7 @@ impl StatsHandle {
             unknown_process_samples: load(&counted.unknown_process_samples),
             window_entries: load(&counted.window_entries),
             late_samples: load(&counted.late_samples),
-            table_refusals: load(&counted.table_refusals),
+            table_refusals: load(&counted.table_refusals) + total.children_not_listed,
             early_records: load(&counted.early_records),
             deferred_files: load(&counted.deferred_files),
         }

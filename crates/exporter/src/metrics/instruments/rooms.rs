@@ -191,7 +191,7 @@ pub(super) const SAMPLER: &[Instrument] = &[
     Instrument {
         name: "profiler.processes.refused",
         unit: "{entry}",
-        help: "Processes and mappings that found no room in the table.",
+        help: "Processes and mappings that found no room in the table, and children of listed processes that found none on the list.",
         read: Read::Count(|r, out| out(r.snapshot.sampler.table_refusals, &[])),
     },
 ];
