@@ -87,10 +87,10 @@ fn until(longest: Duration, what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 fn the_agent_answers_and_ends_with_a_ledger_that_adds_up() {
     let mut agent = Agent::start(&["-F", "99", "--window", "1s", "--print", "--include-self"], &[]);
-    until(Duration::from_secs(30), "ready", || agent.get("/readyz").starts_with("HTTP/1.1 200"));
+    until(Duration::from_secs(120), "ready", || agent.get("/readyz").starts_with("HTTP/1.1 200"));
     assert!(agent.get("/healthz").starts_with("HTTP/1.1 200"));
     assert!(agent.get("/").contains("text/html"));
-    until(Duration::from_secs(30), "a window", || {
+    until(Duration::from_secs(120), "a window", || {
         agent.get("/metrics").lines().any(|l| l.starts_with("profiler_samples_exported_total") && !l.ends_with(" 0"))
     });
     let metrics = agent.get("/metrics");
@@ -123,7 +123,7 @@ fn a_second_signal_ends_at_once() {
         ("PROFILER_EXPORT_SHUTDOWN_TIMEOUT", "120s"),
     ];
     let mut agent = Agent::start(&[], &nobody);
-    until(Duration::from_secs(30), "ready", || agent.get("/readyz").starts_with("HTTP/1.1 200"));
+    until(Duration::from_secs(120), "ready", || agent.get("/readyz").starts_with("HTTP/1.1 200"));
     std::thread::sleep(Duration::from_secs(2));
     agent.signal(Signal::SIGINT);
     std::thread::sleep(Duration::from_millis(1000));
@@ -248,7 +248,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for directory in &self.directories {
-            until(Duration::from_secs(10), "an empty cgroup", || fs::remove_dir(directory).is_ok());
+            until(Duration::from_secs(60), "an empty cgroup", || fs::remove_dir(directory).is_ok());
         }
     }
 }

@@ -87,12 +87,13 @@ impl Default for Sampling {
     }
 }
 
-/// 1 MiB for each CPU, from 2 to 8: most samples are walked and small, and a start, when all carry snapshots, is bursts.
+/// 512 KiB for each CPU, from 1 to 8 MiB. A CPU fills 31 KiB before the reader comes at 1000 Hz, and 465 KiB where every sample
+/// carries a snapshot (docs/scaling.md); the ring is mapped twice, so that each page of it counts as two of the agent's.
 pub(crate) fn usual_ring_bytes() -> u32 {
     // All of the machine's, whatever this process is confined to.
     let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
     let cpus = online.and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(8);
-    cpus.clamp(2, 8).next_power_of_two() << 20
+    cpus.clamp(2, 16).next_power_of_two() << 19
 }
 
 /// Where compiled tables are kept unless something else is said.
