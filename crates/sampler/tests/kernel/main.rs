@@ -230,7 +230,8 @@ fn children_are_followed_and_forgotten() {
     assert!(side.listed().contains(&grandchild));
     // SAFETY: ends a process that this test's shell started and that is still its descendant.
     unsafe { libc::kill(i32::try_from(grandchild).unwrap(), libc::SIGKILL) };
-    // The kernel tells of a task's end when its last readers are through (RCU), which is when it likes to.
+    // The kernel tells of a task's end on the CPU that let it go, when its last readers are through (RCU): not while that sleeps.
+    let _awake = every_cpu_busy();
     let end = Instant::now() + Duration::from_secs(60);
     while !side.listed().is_empty() && Instant::now() < end {
         thread::sleep(Duration::from_millis(50));
