@@ -59,7 +59,8 @@ impl Cost {
     /// What was added since; memory as it is now.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        Self { cpu: self.cpu - before.cpu, user: self.user - before.user, ..*self }
+        // The ticks by which it is divided are coarse: the earlier share may have been the larger one.
+        Self { cpu: self.cpu - before.cpu, user: (self.user - before.user).max(0.0), ..*self }
     }
 }
 
