@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::record;
+use crate::bounds;
 use crate::workload::{Pod, WorkloadKind};
 
 /// Digits that a CronJob puts behind its name: minutes since 1970 have eight since 1989, seconds had ten.
@@ -19,13 +19,13 @@ const LETTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
 
 /// The controllers of a pod whose owner is `kind` `name`, the outermost first.
 pub(crate) fn of_owner(kind: &str, name: &str, template_hash: Option<&str>) -> Vec<(WorkloadKind, Arc<str>)> {
-    let Some((kind, name)) = self::kind(kind).and_then(|k| Some((k, record::name(name)?))) else { return Vec::new() };
+    let Some((kind, name)) = self::kind(kind).and_then(|k| Some((k, bounds::name(name)?))) else { return Vec::new() };
     let above = match kind {
         WorkloadKind::ReplicaSet => deployment_of(&name, template_hash).map(|d| (WorkloadKind::Deployment, d)),
         WorkloadKind::Job => cron_job_of(&name).map(|c| (WorkloadKind::CronJob, c)),
         _ => None,
     };
-    let above = above.and_then(|(kind, name)| Some((kind, record::name(name)?)));
+    let above = above.and_then(|(kind, name)| Some((kind, bounds::name(name)?)));
     above.into_iter().chain([(kind, Arc::clone(&name))]).collect()
 }
 
@@ -149,7 +149,7 @@ mod tests {
             ("alone", vec![], ""),
             ("alone-x7k2p", vec![("app", "web")], ""),
         ] {
-            let labels = record::pairs(labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
+            let labels = bounds::pairs(labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
             let pod = Pod { name: name.into(), labels, ..Pod::default() };
             assert_eq!(shown(&of_labels(&pod)), want, "{name}");
         }

@@ -10,6 +10,7 @@
 
 mod asking;
 mod attributes;
+mod bounds;
 mod controllers;
 mod identities;
 mod pods;

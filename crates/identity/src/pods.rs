@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::bounds;
 use crate::controllers;
 use crate::record::{self, ContainerRecord, MAX_POD_CONTAINERS, PodRecord};
 use crate::workload::Pod;
@@ -125,14 +126,14 @@ impl PodJson {
         let settled = self.settled();
         let Self { metadata, spec, status } = self;
         let (uid, namespace, name) =
-            (record::name(&metadata.uid)?, record::name(&metadata.namespace)?, record::name(&metadata.name)?);
+            (bounds::name(&metadata.uid)?, bounds::name(&metadata.namespace)?, bounds::name(&metadata.name)?);
         let mut pod = Pod {
             uid,
             namespace,
             name,
-            node: spec.node_name.as_deref().and_then(record::name).unwrap_or_default(),
-            labels: record::pairs(metadata.labels.unwrap_or_default()),
-            annotations: record::pairs(metadata.annotations.unwrap_or_default()),
+            node: spec.node_name.as_deref().and_then(bounds::name).unwrap_or_default(),
+            labels: bounds::pairs(metadata.labels.unwrap_or_default()),
+            annotations: bounds::pairs(metadata.annotations.unwrap_or_default()),
             controllers: Vec::new(),
         };
         let owner = metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
@@ -141,7 +142,7 @@ impl PodJson {
         }
         let aliases: Vec<Arc<str>> = STATIC_UID
             .iter()
-            .filter_map(|key| pod.annotation(key).and_then(record::name))
+            .filter_map(|key| pod.annotation(key).and_then(bounds::name))
             .filter(|alias| *alias != pod.uid)
             .take(1)
             .collect();
@@ -192,10 +193,10 @@ fn containers(spec: &Spec, status: &Status) -> Vec<ContainerRecord> {
         (&spec.ephemeral_containers, &status.ephemeral_container_statuses),
     ] {
         for one in statuses.iter().flatten() {
-            let Some(name) = record::name(&one.name) else { continue };
+            let Some(name) = bounds::name(&one.name) else { continue };
             // The specification's words stay the same when the runtime finds another name for the image.
             let written = specs.iter().flatten().find(|c| c.name == one.name).and_then(|c| c.image.as_deref());
-            let image = written.or(one.image.as_deref()).and_then(record::image);
+            let image = written.or(one.image.as_deref()).and_then(bounds::image);
             let ended = |s: &Option<State>| s.as_ref().and_then(|s| s.terminated.as_ref()?.container_id.clone());
             let ids = [one.container_id.clone(), ended(&one.state), ended(&one.last_state)];
             for id in ids.into_iter().flatten() {

@@ -20,8 +20,9 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use super::{Failure, Health, chain};
+use crate::bounds;
 use crate::pods::{Metadata, OwnerReference, PodJson, Spec, Status};
-use crate::record::{self, PodRecord, Rank};
+use crate::record::{PodRecord, Rank};
 use crate::settings::IdentitySettings;
 use crate::shared::Shared;
 use crate::tasks::settle;
@@ -305,7 +306,7 @@ impl Owners {
                 "CronJob" => WorkloadKind::CronJob,
                 _ => return None,
             };
-            Some((kind, record::name(&owner.name)?))
+            Some((kind, bounds::name(&owner.name)?))
         });
         Some(above)
     }

@@ -23,9 +23,10 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::{Failure, chain};
+use crate::bounds;
 use crate::controllers;
 use crate::pods::Listing;
-use crate::record::{self, ContainerRecord, MAX_POD_CONTAINERS, PodRecord};
+use crate::record::{ContainerRecord, MAX_POD_CONTAINERS, PodRecord};
 use crate::settings::IdentitySettings;
 use crate::workload::Pod;
 
@@ -109,7 +110,7 @@ impl Cri {
         self.images.retain(|id, _| there.contains(&**id));
         let mut asked = 0;
         for container in containers {
-            let Some(id) = record::name(&container.id) else { continue };
+            let Some(id) = bounds::name(&container.id) else { continue };
             if asked >= MAX_STATUSES || self.images.len() >= self.max || self.images.contains_key(&id) {
                 continue;
             }
@@ -167,7 +168,7 @@ fn of_socket(name: &str) -> Runtime {
 }
 
 fn named(specified: &str, image: &str) -> Option<Arc<str>> {
-    [specified, image].into_iter().find(|i| !i.is_empty()).and_then(record::image)
+    [specified, image].into_iter().find(|i| !i.is_empty()).and_then(bounds::image)
 }
 
 fn listing(
@@ -185,7 +186,7 @@ fn listing(
             out.refused = out.refused.saturating_add(1);
             continue;
         };
-        let Some(id) = record::name(&sandbox.id) else { continue };
+        let Some(id) = bounds::name(&sandbox.id) else { continue };
         let pause = ContainerRecord { id, runtime, is_pause: true, ..ContainerRecord::default() };
         // A pod whose sandbox was replaced has two for a while.
         if let Some(at) = of_uid.get(&record.pod.uid) {
@@ -209,7 +210,7 @@ fn listing(
             continue;
         };
         let metadata = container.metadata.unwrap_or_default();
-        let (Some(id), Some(name)) = (record::name(&container.id), record::name(&metadata.name)) else { continue };
+        let (Some(id), Some(name)) = (bounds::name(&container.id), bounds::name(&metadata.name)) else { continue };
         if pod.containers.len() >= MAX_POD_CONTAINERS {
             out.refused = out.refused.saturating_add(1);
             continue;
@@ -229,11 +230,11 @@ fn pod(sandbox: &generated::PodSandbox) -> Option<PodRecord> {
     let own = |key: &str| key.starts_with("io.kubernetes.pod.");
     let labels = sandbox.labels.clone().into_iter().filter(|(key, _)| !own(key));
     let mut pod = Pod {
-        uid: record::name(&metadata.uid)?,
-        namespace: record::name(&metadata.namespace)?,
-        name: record::name(&metadata.name)?,
-        labels: record::pairs(labels),
-        annotations: record::pairs(sandbox.annotations.clone()),
+        uid: bounds::name(&metadata.uid)?,
+        namespace: bounds::name(&metadata.namespace)?,
+        name: bounds::name(&metadata.name)?,
+        labels: bounds::pairs(labels),
+        annotations: bounds::pairs(sandbox.annotations.clone()),
         ..Pod::default()
     };
     pod.controllers = controllers::of_labels(&pod);

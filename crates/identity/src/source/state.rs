@@ -17,7 +17,8 @@ use std::path::Path;
 use profile::{Place, Runtime};
 
 use crate::asking::Wanted;
-use crate::record::{self, ContainerRecord};
+use crate::bounds;
+use crate::record::ContainerRecord;
 use crate::workload::Pod;
 use host::Host;
 
@@ -55,7 +56,7 @@ pub(crate) fn look(host_root: &Path, wanted: &[Wanted]) -> std::io::Result<Vec<F
 
 fn of_id(host: &Host, id: &str, runtime: Runtime, podman: &mut podman::Containers) -> Option<Found> {
     // An id becomes a part of paths.
-    let id = &*record::name(id).filter(|id| !id.starts_with('.'))?;
+    let id = &*bounds::name(id).filter(|id| !id.starts_with('.'))?;
     match runtime {
         Runtime::Containerd => containerd::by_id(host, id),
         Runtime::Docker => docker::by_id(host, id),

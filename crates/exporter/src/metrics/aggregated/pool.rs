@@ -25,8 +25,9 @@ use rustc_hash::FxHashMap;
 
 use super::Told;
 use super::count::{Key, Row};
-#[cfg(doc)]
-use super::table::EVICTIONS;
+
+/// The label that tells one holder of departed series from the next.
+pub(super) const EVICTIONS: &str = "evictions";
 
 /// Candidates that are remembered, for each series that may be told.
 pub(super) const CANDIDATES_PER_SERIES: usize = 16;

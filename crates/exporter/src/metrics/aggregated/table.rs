@@ -9,11 +9,8 @@ use std::sync::Arc;
 use opentelemetry::KeyValue;
 
 use super::count::{Counted, Row};
-use super::pool::Pool;
+use super::pool::{EVICTIONS, Pool};
 use super::{AggregatedLabel as Label, OTHER, Telling, Told};
-
-/// The label that tells one holder of departed series from the next.
-pub(super) const EVICTIONS: &str = "evictions";
 
 /// All series.
 #[derive(Debug)]

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::pool::EVICTIONS;
 use super::pool::{CANDIDATES_PER_SERIES, QUIET_NS, TURN_NS};
-use super::table::EVICTIONS;
 use super::*;
 use crate::fixture::{Builder, WINDOW_NS};
 

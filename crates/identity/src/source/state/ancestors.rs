@@ -10,6 +10,7 @@ use profile::{Place, Runtime};
 use super::containerd::{self, contains};
 use super::host::{read_below, read_proc};
 use super::{Found, MAX_ANCESTORS};
+use crate::bounds;
 use crate::record::{self, ContainerRecord};
 
 /// The longest command line that is read, in bytes.
@@ -68,13 +69,13 @@ fn conmon(command: &[String], id: &str) -> Option<Found> {
     if told != id {
         return None;
     }
-    let record = ContainerRecord { id: record::name(id)?, runtime: Runtime::Podman, ..ContainerRecord::default() };
+    let record = ContainerRecord { id: bounds::name(id)?, runtime: Runtime::Podman, ..ContainerRecord::default() };
     Some(match record::of_kubelet_name(name) {
         Some((container, pod)) => {
             let record = ContainerRecord { runtime: Runtime::CriO, ..record };
             (ContainerRecord { is_pause: container.is_none(), name: container, ..record }, Some(pod))
         }
-        None => (ContainerRecord { name: Some(record::name(name)?), ..record }, None),
+        None => (ContainerRecord { name: Some(bounds::name(name)?), ..record }, None),
     })
 }
 
@@ -84,7 +85,7 @@ fn shim(pid: u32, place: &Place, id: Option<&str>) -> Option<Found> {
     let command = command(pid)?;
     let namespace = after(&command, &["-namespace", "--namespace"])?;
     let first = after(&command, &["-id", "--id"])?;
-    let wanted = record::name(id.unwrap_or(first)).filter(|id| !id.starts_with('.'))?;
+    let wanted = bounds::name(id.unwrap_or(first)).filter(|id| !id.starts_with('.'))?;
     let specification = read_below(&format!("/proc/{pid}/cwd/.."), &format!("{wanted}/config.json"))?;
     let found = containerd::found(&specification, namespace, &wanted)?;
     // By its id it was asked for, or it must be the one of that cgroup.

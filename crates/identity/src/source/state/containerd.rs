@@ -9,8 +9,9 @@ use serde::Deserialize;
 
 use super::Found;
 use super::host::Host;
+use crate::bounds;
 use crate::controllers;
-use crate::record::{self, ContainerRecord};
+use crate::record::ContainerRecord;
 use crate::workload::Pod;
 
 /// Where containerd keeps its tasks, by who brought it along.
@@ -84,9 +85,9 @@ pub(super) fn found(bytes: &[u8], namespace: &str, id: &str) -> Option<Found> {
     let cri = |key: &str| get(&format!("io.kubernetes.cri.{key}"));
     let pod = cri("sandbox-uid").and_then(|uid| {
         let mut pod = Pod {
-            uid: record::name(uid)?,
-            namespace: record::name(cri("sandbox-namespace")?)?,
-            name: record::name(cri("sandbox-name")?)?,
+            uid: bounds::name(uid)?,
+            namespace: bounds::name(cri("sandbox-namespace")?)?,
+            name: bounds::name(cri("sandbox-name")?)?,
             ..Pod::default()
         };
         // Labels are not noted there.
@@ -100,10 +101,10 @@ pub(super) fn found(bytes: &[u8], namespace: &str, id: &str) -> Option<Found> {
     let chosen = (!is_id(id)).then_some(id);
     let path = specification.linux.cgroups_path;
     let record = ContainerRecord {
-        id: record::name(id)?,
-        name: named.or(chosen).and_then(record::name).filter(|_| !is_pause),
+        id: bounds::name(id)?,
+        name: named.or(chosen).and_then(bounds::name).filter(|_| !is_pause),
         runtime: if namespace == "moby" { Runtime::Docker } else { Runtime::Containerd },
-        image: image.and_then(record::image),
+        image: image.and_then(bounds::image),
         is_pause,
         cgroup: (path.starts_with('/') && path.len() > 1).then(|| path.trim_end_matches('/').into()),
         ..ContainerRecord::default()

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::Found;
 use super::host::Host;
+use crate::bounds;
 use crate::record::{self, ContainerRecord};
 
 /// Where the containers are.
@@ -31,9 +32,9 @@ pub(super) fn by_id(host: &Host, id: &str) -> Option<Found> {
     let config: Config = serde_json::from_slice(&bytes).ok()?;
     let name = config.name.trim_start_matches('/');
     let record = ContainerRecord {
-        id: record::name(id)?,
+        id: bounds::name(id)?,
         runtime: Runtime::Docker,
-        image: record::image(&config.config.image),
+        image: bounds::image(&config.config.image),
         restarts: config.restarts,
         ..ContainerRecord::default()
     };
@@ -41,6 +42,6 @@ pub(super) fn by_id(host: &Host, id: &str) -> Option<Found> {
         Some((container, pod)) => {
             (ContainerRecord { is_pause: container.is_none(), name: container, ..record }, Some(pod))
         }
-        None => (ContainerRecord { name: Some(record::name(name)?), ..record }, None),
+        None => (ContainerRecord { name: Some(bounds::name(name)?), ..record }, None),
     })
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::Found;
 use super::host::Host;
+use crate::bounds;
 use crate::record::{self, ContainerRecord};
 
 /// Where root's storage is, and a user's in the home directory.
@@ -79,15 +80,15 @@ fn found(stored: &Stored) -> Option<Found> {
     let name = stored.names.iter().flatten().next().or(metadata.name.as_ref())?;
     let of_kubelet = record::of_kubelet_name(name);
     let record = ContainerRecord {
-        id: record::name(&stored.id)?,
+        id: bounds::name(&stored.id)?,
         runtime: if metadata.pod_name.is_some() { Runtime::CriO } else { Runtime::Podman },
-        image: metadata.image_name.as_deref().and_then(record::image),
+        image: metadata.image_name.as_deref().and_then(bounds::image),
         ..ContainerRecord::default()
     };
     Some(match of_kubelet {
         Some((container, pod)) => {
             (ContainerRecord { is_pause: container.is_none(), name: container, ..record }, Some(pod))
         }
-        None => (ContainerRecord { name: Some(record::name(name)?), ..record }, None),
+        None => (ContainerRecord { name: Some(bounds::name(name)?), ..record }, None),
     })
 }
