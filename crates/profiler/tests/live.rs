@@ -203,7 +203,9 @@ struct Busy(Child);
 impl Busy {
     fn start(dir: &std::path::Path, name: &str) -> Self {
         let program = dir.join(name);
-        fs::copy("/bin/sh", &program).unwrap();
+        // By another process: what a thread beside this one starts has for a moment what is open here, and what is open for writing
+        // cannot be executed.
+        assert!(Command::new("cp").arg("/bin/sh").arg(&program).status().unwrap().success());
         Self(Command::new(program).args(["-c", "while :; do :; done"]).spawn().unwrap())
     }
 

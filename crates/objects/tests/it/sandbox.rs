@@ -12,7 +12,7 @@ use objects::{Objects, UnwindRequest, UserSample};
 use profile::{ElfAddress, StackEnd};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::support::{Folder, Running, Test, maps, object, room, sample, wait_until};
+use crate::support::{Folder, Running, Test, maps, object, room, sample, until_nobody_writes, wait_until};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -155,6 +155,7 @@ fn without_privileges() {
     let folder = Folder::new();
     let program = folder.path("it");
     fs::copy("/proc/self/exe", &program).unwrap();
+    until_nobody_writes(&program);
     for path in [&program, program.parent().unwrap()] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -64,6 +65,22 @@ pub(crate) fn executable(path: &Path, command: &str) {
     let mut file = fs::File::create(path).unwrap();
     file.write_all(&content).unwrap();
     file.set_permissions(fs::Permissions::from_mode(0o755)).unwrap();
+    drop(file);
+    until_nobody_writes(path);
+}
+
+/// Until a file can be executed. Another thread that starts a program has what is open here for a moment too.
+pub(crate) fn until_nobody_writes(path: &Path) {
+    let file = fs::File::open(path).unwrap();
+    let start = Instant::now();
+    // SAFETY: a system call on a descriptor that is open.
+    let lease = |kind: libc::c_int| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    // A lease is to be had where nobody has the file open for writing.
+    while lease(libc::F_RDLCK) != 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock {
+        assert!(start.elapsed() < PATIENCE, "{} is being written", path.display());
+        std::thread::yield_now();
+    }
+    lease(libc::F_UNLCK);
 }
 
 /// A file as a mapping of a process that does not exist: found by its path.

@@ -79,7 +79,7 @@ fn files_that_were_never_seen_are_ready_soon_after_they_are_executed() {
     let mut took = Vec::new();
     for number in 0..11 {
         let path = folder.path().join(format!("program-{number}"));
-        fs::copy("/bin/sleep", &path).unwrap();
+        copy_program("/bin/sleep", &path);
         let name = path.to_str().unwrap().to_owned();
         let mut child = Command::new(&path).arg("60").spawn().unwrap();
         let is_opened = || live.objects.all.lock().unwrap().iter().any(|object| *object.path == *name);
