@@ -23,9 +23,10 @@ async fn a_container_is_named_soon_after_it_was_seen() {
     // Nobody is asked before there is something to ask for.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(kubelet.asked(), 0);
-    let before = identities.generation();
+    let (before, start) = (identities.generation(), Instant::now());
     identities.seen(&place("u1", "a"), 1);
     let found = wait(&identities, &place("u1", "a"), |w| w.complete()).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!((found.pod_name(), found.container_name.as_deref()), (Some("web"), Some("c-a")));
     assert_ne!(identities.generation(), before);
     // The other container came with the same answer.

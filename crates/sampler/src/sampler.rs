@@ -256,7 +256,8 @@ fn send_last(window: Window, shared: &Shared, windows: &SyncSender<Window>) {
 fn listed(target: &Target, kernel: &mut KernelSide, proc: &ProcFs) -> Result<(Listed, Option<Family>), SamplerError> {
     let Target::Processes { tgids, children } = target else { return Ok((Listed::All, None)) };
     let mut listed: FxHashSet<u32> = tgids.iter().copied().collect();
-    for _ in 0..if *children { CHILD_ROUNDS } else { 0 } {
+    let rounds = if *children { CHILD_ROUNDS } else { 0 };
+    for _ in 0..rounds {
         let new = descendants(&proc.parents(), &listed);
         if new.is_empty() {
             break;
@@ -266,13 +267,13 @@ fn listed(target: &Target, kernel: &mut KernelSide, proc: &ProcFs) -> Result<(Li
             listed.insert(tgid);
         }
     }
-    let family = match kernel.children_error() {
-        _ if !children => Some(Family::new(listed.clone(), false)),
-        Some(error) => {
+    let family = if *children {
+        kernel.children_error().map(|error| {
             tracing::warn!(error = %error, "children are listed up to 200 ms after their fork");
-            Some(Family::new(listed.clone(), true))
-        }
-        None => None,
+            Family::new(listed.clone(), true)
+        })
+    } else {
+        Some(Family::new(listed.clone(), false))
     };
     Ok((Listed::Only { tgids: listed, children: *children }, family))
 }

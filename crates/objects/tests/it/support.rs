@@ -38,6 +38,8 @@ pub(crate) fn config_with(args: &[&str]) -> ObjectsConfig {
             load: PATIENCE,
             unwind: PATIENCE,
             names: PATIENCE,
+            // What blocks is seen by the time that it takes.
+            open: 2 * PATIENCE,
             ..Timeouts::default()
         },
         ..ObjectsConfig::default()

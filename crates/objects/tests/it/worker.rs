@@ -8,7 +8,7 @@ use objects::{Objects, UnwindRequest};
 use profile::{ElfAddress, StackEnd, UserFrame};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Folder, Test, config, executable, impatient, maps, object, room, sample, wait_until};
+use crate::support::{Folder, PATIENCE, Test, config, executable, impatient, maps, object, room, sample, wait_until};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -84,7 +84,8 @@ fn a_file_on_which_it_hangs() {
         let (bad, good) = (folder.executable("bad", command), folder.executable("good", ""));
         let start = Instant::now();
         assert!(!object(&room, &bad).readable);
-        assert!(start.elapsed() >= Duration::from_millis(700));
+        // A spinning worker that has to share its CPU may get four times as long.
+        assert!(start.elapsed() >= Duration::from_millis(700) && start.elapsed() < PATIENCE);
         assert_eq!(room.stats().worker_restarts, 1);
         assert!(!object(&room, &bad).readable);
         assert!(object(&room, &good).readable);

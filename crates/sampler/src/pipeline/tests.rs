@@ -19,13 +19,15 @@ mod walked;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A kernel side that has no room.
+/// A kernel side that keeps nothing.
 #[derive(Debug)]
-struct NoKernel;
+struct Kernel {
+    has_room: bool,
+}
 
-impl Sink for NoKernel {
+impl Sink for Kernel {
     fn filter(&self, _: VerdictKey) -> bool {
-        false
+        self.has_room
     }
 
     fn remove(&self, _: VerdictKey) {}
@@ -62,7 +64,7 @@ impl Bench {
             proc: proc.clone(),
             places: Places::new(Arc::clone(&judge)),
             environments: environments.map(|at| Environments::new(at.to_owned())),
-            verdicts: Verdicts::new(judge, NoKernel),
+            verdicts: Verdicts::new(judge, Kernel { has_room: false }),
             listed: Listed::All,
             own: OwnProcesses::new(None, 0),
             per_thread: false,

@@ -28,18 +28,6 @@ impl Judge for ByCgroup {
     fn seen(&self, _: &profile::Place, _: u32) {}
 }
 
-/// A kernel side with room.
-#[derive(Debug)]
-struct Kernel;
-
-impl Sink for Kernel {
-    fn filter(&self, _: VerdictKey) -> bool {
-        true
-    }
-
-    fn remove(&self, _: VerdictKey) {}
-}
-
 fn fork(time: u64, tgid: u32, parent_tgid: u32) -> (u64, Kind) {
     (time, Kind::Fork { tgid, tid: tgid, parent_tgid })
 }
@@ -74,7 +62,7 @@ fn told(news: &std::sync::mpsc::Receiver<News>) -> Vec<u32> {
 #[test]
 fn programs_of_a_cgroup_that_is_refused_are_not_prepared_for() {
     let mut bench = Bench::new(alive());
-    bench.pipeline.verdicts = Verdicts::new(Arc::new(ByCgroup), Kernel);
+    bench.pipeline.verdicts = Verdicts::new(Arc::new(ByCgroup), Kernel { has_room: true });
     let news = bench.tells();
     let begin = [fork(SECOND + 10, 20, 1), fork(SECOND + 11, 30, 1)];
     bench.batch(2 * SECOND, begin.into(), vec![sample(SECOND + 20, 20, WANTED), sample(SECOND + 21, 30, REFUSED)], &[]);
